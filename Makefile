@@ -1,0 +1,32 @@
+# Two commands: `make demo` and `make test`. Each sets up its own virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup test demo lint benchmark metanetwork clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+test: setup lint
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+demo: setup
+	$(BIN)/tfmetaprune demo
+
+benchmark: setup
+	$(BIN)/python benchmarks/graph.py
+
+metanetwork: setup
+	$(BIN)/tfmetaprune meta-train --out runs/digits
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,198 @@
+"""The command line. TensorFlow is imported inside the commands alone, so that `--help` answers at once."""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from tfmetaprune.errors import ArgumentError, TFMetaPruneError, UnsupportedModelError
+
+Model = Annotated[pathlib.Path, typer.Argument(help="A saved Keras 2 (tf_keras) model.", metavar="MODEL.keras")]
+Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)]
+
+
+class _Group(TyperGroup):
+    """Reports every `TFMetaPruneError` as one paragraph on stderr, with exit code 2."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except TFMetaPruneError as error:
+            Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main():
+    """Runs the command line: the entry point `tfmetaprune`."""
+    app()
+
+
+def _version(asked: bool):
+    if asked:
+        typer.echo(f"tfmetaprune {importlib.import_module('tfmetaprune').__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+):
+    """Makes trained Keras networks small enough for edge devices."""
+    del version
+
+
+@app.command()
+def demo(
+    out: Annotated[pathlib.Path, typer.Option(help="Folder for models, plan, report and plot.")] = pathlib.Path(
+        "tfmetaprune-demo"
+    ),
+    seed: Seed = 0,
+):
+    """Trains a small CNN on real digits, prunes it with and without the metanetwork, exports and measures it."""
+    with _quiet():
+        from tfmetaprune.demo import run_demo
+    run_demo(out, seed=seed)
+
+
+@app.command()
+def prune(
+    model: Model,
+    data: Annotated[str, typer.Option(help="Data set: 'digits' or a name of tensorflow_datasets.")],
+    out: Annotated[pathlib.Path, typer.Option(help="Folder for model.keras, plan.json and report.json.")],
+    speedup: Annotated[float, typer.Option(help="MACs before / MACs after, at least 1.")] = 2.0,
+    metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
+    epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
+    seed: Seed = 0,
+):
+    """Prunes a model and fine-tunes what is left."""
+    keras_model = _load_model(model)
+    with _quiet():
+        from tfmetaprune import pipeline
+        from tfmetaprune.data import load
+        from tfmetaprune.report.folder import atomic_folder
+        from tfmetaprune.report.tables import comparison_table
+    with atomic_folder(out) as folder:
+        splits = load(data, seed=seed)
+        result = pipeline.prune(
+            keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
+            metanetwork=None if metanetwork.lower() == "none" else metanetwork,
+            finetune="default" if epochs is None else epochs or None, seed=seed,
+        )  # fmt: skip
+        result.model.save(folder / "model.keras")
+        (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
+        report = {**result.report, "data": data, "history": result.history}
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "finetuned": "fine-tuned"}
+    small = {key: report["pruned"][key] for key in ("macs", "parameters")}
+    rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
+    title = f"{model.name}: {result.plan.speedup:.2f} times fewer MACs (accuracy on the validation split of {data})"
+    console = Console()
+    console.print(comparison_table(title, rows))
+    for layer in report["unknown_layers"]:
+        console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+    console.print(f"Model, plan and report are in {out}", soft_wrap=True)
+
+
+@app.command("inspect")
+def inspect_model(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+):
+    """Shows the channel groups of a model: what can be pruned, what cannot, and why."""
+    keras_model = _load_model(model)
+    with _quiet():
+        from tfmetaprune.pipeline import inspect
+        from tfmetaprune.report.tables import format_count, groups_table
+    inspection = inspect(keras_model)
+    if as_json:
+        typer.echo(json.dumps(inspection.to_dict(), indent=2))
+        return
+    console = Console()
+    console.print(groups_table(inspection))
+    for layer in inspection.unknown_layers:
+        console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+    console.print(
+        f"{format_count(inspection.macs)} MACs, {format_count(inspection.parameters)} parameters; "
+        f"{inspection.prunable_macs_share:.0%} of the MACs are of channels that can be pruned.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[pathlib.Path, typer.Option(help="The TFLite file to write.")],
+    quantize: Annotated[str | None, typer.Option(help="float16, dynamic or int8; float32 without.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set to calibrate on; needed for int8.")] = None,
+):
+    """Exports a model as a TFLite file that is run and compared before it counts."""
+    if quantize == "int8" and data is None:
+        raise ArgumentError("export: expected --data NAME for --quantize int8, got none. Name a data set.")
+    keras_model = _load_model(model)
+    with _quiet():
+        from tfmetaprune.data import load
+        from tfmetaprune.export.tflite import export_tflite
+        from tfmetaprune.report.progress import progress_bar
+        from tfmetaprune.report.tables import format_count
+    representative = None if data is None else load(data).train
+    with progress_bar("Exporting to TFLite and running it"):
+        report = export_tflite(keras_model, out, quantize=quantize, representative_data=representative)
+    Console().print(
+        f"{out}: {format_count(report.size_bytes)} bytes ({format_count(report.gzip_size_bytes)} after gzip), "
+        f"{report.relative_difference:.2g} off the Keras model's largest output.", highlight=False, soft_wrap=True
+    )  # fmt: skip
+
+
+@app.command("meta-train")
+def meta_train(
+    out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
+        "runs/digits"
+    ),
+    steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 1200,
+    seed: Seed = 0,
+    num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 16,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+):
+    """Trains a metanetwork on networks that it trains on digits first."""
+    with _quiet():
+        from tfmetaprune.metatrain.trainer import meta_train_command
+    meta_train_command(out=out, steps=steps, seed=seed, num_models=num_models, resume=resume)
+
+
+def _load_model(path):
+    """Loads a Keras model; whatever goes wrong is an `UnsupportedModelError`."""
+    if not path.exists():
+        raise UnsupportedModelError(f"Model file '{path}': expected a Keras model, found no such file. Check the path.")
+    with _quiet():
+        from tfmetaprune._keras import keras
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:  # zip, HDF5, JSON and Keras each raise kinds of their own
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")
+        raise UnsupportedModelError(
+            f"Model file '{path}': expected a Keras 2 (tf_keras) model, got {type(error).__name__}: {reason}. "
+            f"Save the model with tf_keras (model.save('model.keras')), without custom objects."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silences what TensorFlow writes to stderr while it is imported; errors are raised all the same."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a process may have no stderr
+            stderr = os.dup(2)
+            stack.callback(os.close, stderr)
+            with open(os.devnull, "wb") as sink:
+                os.dup2(sink.fileno(), 2)
+            stack.callback(os.dup2, stderr, 2)
+        yield

@@ -1,0 +1,1 @@
+"""TFLite files: made, verified and measured."""

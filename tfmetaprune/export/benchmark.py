@@ -1,0 +1,109 @@
+"""Measures how long TFLite files take, side by side."""
+
+import dataclasses
+import os
+import time
+
+import numpy as np
+
+from tfmetaprune.errors import ArgumentError
+from tfmetaprune.export.tflite import _interpreter_errors, _load, _random_array
+
+_ADVICE = "Export the model again with export_tflite."
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyReport:
+    """How long one inference of one sample takes.
+
+    Attributes:
+      median_ms: Median over the runs, in milliseconds.
+      min_ms: Fastest run, in milliseconds: the least disturbed one.
+      p90_ms: 90th percentile, in milliseconds.
+      num_runs: Number of timed runs.
+    """
+
+    median_ms: float
+    min_ms: float
+    p90_ms: float
+    num_runs: int
+
+
+def measure_latency(paths, *, num_threads=1, num_warmup=10, num_runs=50):
+    """Measures the latency of TFLite files at batch 1, in turns.
+
+    Every round runs each file once, so that a machine that is busy for a while slows all of them alike. Only the
+    inference is timed (XNNPACK, as by default), not the copies of inputs and outputs. The inputs are seeded random
+    numbers.
+
+    Args:
+      paths: Paths of the files, or one path.
+      num_threads: Number of threads of each interpreter.
+      num_warmup: Number of rounds that are not timed.
+      num_runs: Number of timed rounds.
+
+    Returns:
+      A dict from each path, as it was given, to its `LatencyReport`.
+
+    Raises:
+      ArgumentError: No path is given, a number is too small, or a file's batch size is not 1 or its other sizes are
+        unknown.
+      ExportError: A file cannot be read or run.
+
+    Example:
+      >>> import tempfile
+      >>> from tfmetaprune._keras import keras
+      >>> from tfmetaprune.export.tflite import export_tflite
+      >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = export_tflite(model, f"{folder}/model.tflite").path
+      ...     latency = measure_latency([path], num_runs=5)[path]
+      >>> 0 < latency.min_ms <= latency.median_ms <= latency.p90_ms
+      True
+      >>> latency.num_runs
+      5
+    """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(dict.fromkeys(paths))
+    if not paths:
+        raise ArgumentError("measure_latency: expected at least one path, got none. Pass the files to measure.")
+    if num_threads < 1 or num_warmup < 0 or num_runs < 1:
+        raise ArgumentError(
+            f"measure_latency: expected num_threads >= 1, num_warmup >= 0 and num_runs >= 1, got {num_threads}, "
+            f"{num_warmup} and {num_runs}. Raise them."
+        )
+    interpreters = {path: _ready_interpreter(path, num_threads) for path in paths}
+    times_ms = {path: [] for path in paths}
+    for round_index in range(num_warmup + num_runs):
+        for path, interpreter in interpreters.items():
+            with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
+                start_ns = time.perf_counter_ns()
+                interpreter.invoke()
+                elapsed_ns = time.perf_counter_ns() - start_ns
+            if round_index >= num_warmup:
+                times_ms[path].append(elapsed_ns / 1e6)
+    return {
+        path: LatencyReport(
+            median_ms=float(np.median(times)),
+            min_ms=float(np.min(times)),
+            p90_ms=float(np.percentile(times, 90)),
+            num_runs=num_runs,
+        )
+        for path, times in times_ms.items()
+    }
+
+
+def _ready_interpreter(path, num_threads):
+    """Returns an interpreter whose inputs are set, to one random sample."""
+    rng = np.random.default_rng(0)
+    with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
+        interpreter = _load(path, num_threads)
+        shapes = [tuple(details["shape_signature"].tolist()) for details in interpreter.get_input_details()]
+        if any(shape[0] not in (-1, 1) or -1 in shape[1:] for shape in shapes):
+            raise ArgumentError(
+                f"measure_latency '{path}': expected inputs of batch size 1 or -1 (any) and known other sizes, got "
+                f"{shapes}. Export a model with a fully known input shape."
+            )
+        interpreter.allocate_tensors()
+        for details in interpreter.get_input_details():
+            interpreter.set_tensor(details["index"], _random_array(rng, details["shape"], details["dtype"]))
+    return interpreter

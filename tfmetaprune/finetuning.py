@@ -1,0 +1,107 @@
+"""Fine-tuning and evaluation that leave a model's own compile state alone."""
+
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.errors import DataError
+from tfmetaprune.report.progress import progress_bar
+
+DEFAULT_EPOCHS = 15
+LEARNING_RATE = 1e-3
+
+
+def finetune_model(model, train, validation=None, *, epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE) -> dict:
+    """Trains a model in place with Adam and a cosine schedule to zero; its own compile state stays as it is.
+
+    Args:
+      model: a tf_keras model; its own loss is used if it is compiled, else one that fits its outputs and labels.
+      train: batched, finite dataset of (x, y).
+      validation: the same, reported on after every epoch; ignored if it has no labels.
+      epochs: passes over `train`.
+      learning_rate: of the first step.
+
+    Returns:
+      Metric name -> values per epoch.
+
+    Raises:
+      DataError: the dataset is empty or endless.
+    """
+    num_batches = int(train.cardinality())
+    if num_batches == tf.data.UNKNOWN_CARDINALITY:
+        num_batches = sum(1 for _ in train)
+    if num_batches < 1:
+        got = "one that repeats forever" if num_batches == tf.data.INFINITE_CARDINALITY else "an empty one"
+        raise DataError(f"finetune: expected a finite dataset with batches, got {got}. Call .take(num_batches) on it.")
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
+    trained = _compiled_view(model, train, keras.optimizers.Adam(schedule))
+    validation = validation if validation is not None and is_labelled(validation) else None
+    with progress_bar("Fine-tuning", epochs) as advance:
+        bar = keras.callbacks.LambdaCallback(on_epoch_end=advance)
+        history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=[bar]).history
+    return {name: [float(value) for value in values] for name, values in history.items()}
+
+
+def evaluate_model(model, dataset) -> dict:
+    """Evaluates a model; its own compile state stays as it is.
+
+    Args:
+      model: a tf_keras model; its own loss is used if it is compiled, else one that fits its outputs and labels.
+      dataset: batched dataset of (x, y).
+
+    Returns:
+      {"loss": ..., "accuracy": ...}; the accuracy of classifiers alone; {} if the dataset has no labels.
+    """
+    if not is_labelled(dataset):
+        return {}
+    values = _compiled_view(model, dataset).evaluate(dataset, verbose=0, return_dict=True)
+    return {name: float(values[name]) for name in ("loss", "accuracy") if name in values}
+
+
+def is_labelled(dataset) -> bool:
+    """Whether a batched dataset has labels."""
+    return len(dataset.element_spec) > 1
+
+
+def _compiled_view(model, dataset, optimizer="sgd"):
+    """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
+    loss, loss_weights = None, None
+    if getattr(model, "optimizer", None) is not None:
+        loss, loss_weights = model.loss, (model.get_compile_config() or {}).get("loss_weights")
+    if loss is None:
+        loss = _usual_loss(model, dataset)
+    single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
+    view = keras.Model(model.input, model.output)
+    metrics = ["accuracy"] if _is_classification(single) else None
+    view.compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics)
+    return view
+
+
+def _usual_loss(model, dataset):
+    """The loss that fits each output's last activation and its labels; one alone, not a list, for a single output."""
+    labels = tf.nest.flatten(dataset.element_spec[1])
+    losses = [_loss_of_output(output, label) for output, label in zip(model.outputs, labels)]
+    return losses[0] if len(losses) == 1 else losses
+
+
+def _loss_of_output(output, label):
+    layer = output.node.layer
+    while isinstance(layer, keras.Model):
+        layer = layer.layers[-1]
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax):
+        activation = keras.activations.softmax
+    is_probability = activation in (keras.activations.softmax, keras.activations.sigmoid)
+    num_outputs, rank = output.shape[-1], output.shape.rank
+    is_index = num_outputs > 1 and (label.shape.rank == rank - 1 or (label.shape.rank == rank and label.shape[-1] == 1))
+    if is_index:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=not is_probability)
+    if activation is keras.activations.sigmoid:
+        return keras.losses.BinaryCrossentropy()
+    if is_probability or (num_outputs > 1 and not label.dtype.is_floating):
+        return keras.losses.CategoricalCrossentropy(from_logits=not is_probability)
+    return keras.losses.MeanSquaredError()
+
+
+def _is_classification(loss) -> bool:
+    if isinstance(loss, (dict, list, tuple)):
+        return False
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return "crossentropy" in name.lower()

@@ -1,0 +1,149 @@
+"""What data say about each channel: activation statistics and label-free Fisher information."""
+
+import numpy as np
+
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.channels import layout_positions
+from tfmetaprune.errors import ArgumentError, DataError
+from tfmetaprune.graph.layout import is_per_channel
+from tfmetaprune.graph.schema import STATISTICS_NAMES
+from tfmetaprune.trace import run
+
+_CHUNK = 32  # samples in one backward pass, so that large networks fit into memory
+_LIMIT = 10.0  # of a log ratio
+_TINY = 1e-30
+
+
+def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray:
+    """Measures every unit on data; no labels are used.
+
+    The Fisher information of a unit is the mean over samples of the squared gradient, with respect to a gate on the unit's
+    activation, of log p(y) where y is drawn from the model's own softmax output p; for other outputs f, of <v, f> with
+    v standard normal. A gate stands wherever a dense or convolutional kernel reads the unit.
+
+    Args:
+      trace: a `ModelTrace`.
+      dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, a list or a dict of several inputs.
+      num_samples: at most so many samples are read.
+      seed: of the draws from the model's output.
+
+    Returns:
+      float32 [num_units, 4], in the order of `STATISTICS_NAMES`: mean and standard deviation of the activation as its
+      consumers read it, both over the group's root mean square; log of the Fisher information over the group's mean, and
+      over the network's (within -10 .. 10). Zeros for units that no kernel reads (the model's outputs).
+
+    Raises:
+      ArgumentError: num_samples is not positive.
+      DataError: there are no data, they do not fit the model's inputs, or the network's response is not finite.
+    """
+    if num_samples < 1:
+        raise ArgumentError(f"channel_statistics: expected num_samples >= 1, got {num_samples}. Leave it out for 256.")
+    readers = {
+        index: trace.channels.unit_of_node[layout_positions(call.roles["in"])]
+        for index, call in enumerate(trace.channels.calls)
+        if not all(is_per_channel(axes) for axes in call.weights.values())
+    }
+    totals = np.zeros((4, trace.channels.num_units))  # readings, sum, sum of squares, sum of squared gradients
+    num_read = 0
+    for inputs in _chunks(trace, dataset, num_samples):
+        totals += _measure(trace, readers, inputs, (seed, num_read))
+        num_read += len(inputs[0])
+    if not num_read or not np.isfinite(totals).all():
+        got = "no data" if not num_read else "NaN or infinite activations or gradients"
+        raise DataError(
+            f"channel_statistics: expected finite responses of model {trace.model.name!r}, got {got}. Check the dataset's values."
+        )
+    return _relative(trace.channels, totals, num_read)
+
+
+def _chunks(trace, dataset, num_samples):
+    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all."""
+    left = num_samples
+    for batch in dataset:
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if isinstance(x, dict):
+            missing = [name for name in trace.model.input_names if name not in x]
+            if missing:
+                raise DataError(f"channel_statistics: expected the inputs {missing}, got {sorted(x)}. Name them in the dataset.")
+            x = [x[name] for name in trace.model.input_names]
+        inputs = [tf.convert_to_tensor(value) for value in tf.nest.flatten(x)]
+        wanted = [trace.shapes[index] for index in trace.inputs]
+        if len(inputs) != len(wanted) or not all(v.shape.is_compatible_with(s) for v, s in zip(inputs, wanted, strict=True)):
+            raise DataError(
+                f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
+                f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
+            )
+        size = min(left, len(inputs[0]))
+        for begin in range(0, size, _CHUNK):
+            yield [value[begin : min(begin + _CHUNK, size)] for value in inputs]
+        left -= size
+        if left <= 0:
+            return
+
+
+def _measure(trace, readers, inputs, seed) -> np.ndarray:
+    """float64 [4, num_units]: readings, their sum, sum of squares, and the squared gradients of one chunk of samples."""
+    gates = tf.ones([len(inputs[0]), trace.channels.num_units])
+    readings = {}
+
+    def call_layer(index, call, *args, **kwargs):
+        if index in readers:
+            x, *rest = args
+            readings[index] = x
+            gate = tf.gather(gates, readers[index], axis=1)
+            args = [x * tf.cast(tf.reshape(gate, [-1, *[1] * (len(x.shape) - 2), gate.shape[1]]), x.dtype), *rest]
+        return call.layer(*args, **kwargs)
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(gates)
+        casts = [tf.cast(value, tensor.dtype) for value, tensor in zip(inputs, trace.model.inputs, strict=True)]
+        outputs = run(trace, casts, call_layer)
+        response = tf.add_n([
+            _draw(trace, index, tf.cast(output, tf.float32), (seed[0], seed[1] * len(outputs) + position))
+            for position, (index, output) in enumerate(zip(trace.outputs, outputs, strict=True))
+        ])  # fmt: skip
+    gradient = tape.gradient(response, gates, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    totals = np.zeros((4, trace.channels.num_units))
+    totals[3] = tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), 0)
+    for index, x in readings.items():
+        rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.float32)
+        ones = np.full(rows.shape[1], rows.shape[0])
+        for total, values in zip(totals, (ones, tf.reduce_sum(rows, 0), tf.reduce_sum(tf.square(rows), 0)), strict=False):
+            np.add.at(total, readers[index], np.asarray(values, np.float64))
+    return totals
+
+
+def _draw(trace, tensor, output, seed) -> tf.Tensor:
+    """The scalar whose gradient is taken: log p(y), y ~ p, summed over samples; <v, f>, v ~ N(0, 1), for other outputs."""
+    if not _is_softmax(trace, tensor):
+        return tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed))
+    log_p = tf.math.log(tf.reshape(output, [-1, output.shape[-1]]) + _TINY)
+    drawn = tf.random.stateless_categorical(tf.stop_gradient(log_p), 1, seed)
+    return tf.reduce_sum(tf.gather(log_p, drawn, axis=1, batch_dims=1))
+
+
+def _is_softmax(trace, tensor) -> bool:
+    maker = next((call.layer for call in trace.calls if tensor in call.outputs), None)
+    if isinstance(maker, keras.layers.Softmax):
+        return maker.axis in (-1, len(trace.shapes[tensor]) - 1)
+    return getattr(maker, "activation", None) is keras.activations.softmax
+
+
+def _relative(channels, totals, num_read) -> np.ndarray:
+    count, total, square, fisher = totals
+    read = count > 0
+    group = channels.group_of_unit
+    per_group = np.bincount(group, read)
+
+    def group_mean(values):
+        return (np.bincount(group, values * read) / np.maximum(per_group, 1))[group]
+
+    mean, power = total / np.maximum(count, 1), square / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(power - mean**2, 0))
+    scale = np.sqrt(group_mean(power)) + _TINY
+    fisher = fisher / num_read + _TINY
+    in_group = np.log(fisher / (group_mean(fisher) + _TINY))
+    in_network = np.log(fisher / (np.sum(fisher * read) / max(read.sum(), 1) + _TINY))
+    result = [mean / scale, std / scale, in_group.clip(-_LIMIT, _LIMIT), in_network.clip(-_LIMIT, _LIMIT)]
+    assert len(result) == len(STATISTICS_NAMES)
+    return (np.stack(result, 1) * read[:, np.newaxis]).astype(np.float32)

@@ -1,0 +1,83 @@
+"""From nothing to a shipped metanetwork: data models, meta-training, the verdict of held-out nets, the card."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+import time
+
+import numpy as np
+
+from tfmetaprune._keras import keras
+from tfmetaprune.data import load
+from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, save_metanetwork
+from tfmetaprune.metatrain.evaluate import pruning_curve
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
+from tfmetaprune.metatrain.zoo import WIDTHS, dataset_arrays, make_zoo
+
+BATCH_SIZE = 64  # of the data models' training
+HELD_OUT_SEED = 1000  # data models with this seed and above are never trained on
+PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
+
+
+def meta_train(out, *, steps=1200, seed=0, num_models=12, num_held_out=8, epochs=60, resume=False, progress=None):
+    """Trains a metanetwork on digits and measures it on networks it has never seen.
+
+    Args:
+      out: folder for the data models, the checkpoints, `digits.keras` and its card `digits.json`.
+      steps: meta-steps. seed: of the metanetwork and of every choice in its training.
+      num_models, num_held_out: data models to train on, and to judge on.
+      epochs: of each data model.
+      resume: go on where an earlier run in `out` stopped.
+      progress: called as `progress(stage, done, total)`.
+
+    Returns:
+      The card, a JSON-able dict.
+    """
+    out = pathlib.Path(out)
+    report = progress or (lambda *_: None)
+    splits = load("digits", batch_size=BATCH_SIZE)
+    started = time.perf_counter()
+    made = iter(range(1, num_models + num_held_out + 1))
+
+    def zoo(seeds):
+        tick = lambda _: report("data models", next(made), num_models + num_held_out)  # noqa: E731
+        return make_zoo(out / "zoo", splits, seeds, epochs=epochs, progress=tick)
+
+    models = zoo(range(num_models))
+    held_out = zoo(range(HELD_OUT_SEED, HELD_OUT_SEED + num_held_out))
+    zoo_seconds = time.perf_counter() - started
+
+    started = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    metanet = MetaNetwork(MetaNetConfig())
+    settings = MetaTraining(steps=steps, seed=seed)
+    trainer = MetaTrainer(metanet, models, splits.train, settings, out)
+    trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, steps))
+    seconds = time.perf_counter() - started
+
+    x, y = dataset_arrays(splits.test)
+    judged = iter(range(1, num_held_out + 1))
+    curve = pruning_curve(
+        held_out, splits.train, x, y, metanet=metanet, training_models=models,
+        progress=lambda _: report("held-out nets", next(judged), num_held_out),
+    )  # fmt: skip
+    card = {
+        "command": f"tfmetaprune meta-train --steps {steps} --seed {seed} --num-models {num_models} --out DIR",
+        "data": {"name": "digits", "examples": splits.num_examples},
+        "data_models": {
+            "architecture": f"residual_cnn, widths {'/'.join(map(str, WIDTHS))}", "epochs": epochs,
+            "seeds": [0, num_models - 1], "held_out_seeds": [HELD_OUT_SEED, HELD_OUT_SEED + num_held_out - 1],
+        },
+        "config": dataclasses.asdict(metanet.config),
+        "parameters": int(sum(np.prod(v.shape) for v in metanet.trainable_variables)),
+        "training": dataclasses.asdict(settings),
+        "seconds": {"data_models": round(zoo_seconds), "meta_training": round(seconds)},
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+        "measured": {
+            "what": "accuracy on the test split right after pruning and BN re-estimation on the training split, no fine-tuning",
+            **curve.summary(),
+        },
+    }  # fmt: skip
+    save_metanetwork(metanet, out / "digits.keras", card)
+    return card

@@ -1,0 +1,116 @@
+"""Data models: the trained networks that a metanetwork learns from and is judged on."""
+
+import pathlib
+
+import numpy as np
+
+from tfmetaprune._keras import keras, tf
+
+WIDTHS = (16, 32, 64)
+
+
+def residual_cnn(input_shape, num_classes, *, widths=WIDTHS, seed=0):
+    """Builds a small residual network: a stem and one basic block a width, each after the first at half resolution.
+
+    Args:
+      input_shape: (height, width, channels) of one image.
+      num_classes: number of outputs; they are logits.
+      widths: channels of each stage.
+      seed: of the initial weights.
+
+    Returns:
+      An uncompiled tf_keras model; with the default widths it has 77.7 thousand parameters.
+
+    Example:
+      >>> residual_cnn((8, 8, 1), 10).output_shape
+      (None, 10)
+    """
+    keras.utils.set_random_seed(seed)
+
+    def conv_bn(x, width, kernel_size, strides=1):
+        x = keras.layers.Conv2D(width, kernel_size, strides, "same", use_bias=False)(x)
+        return keras.layers.BatchNormalization(momentum=0.9)(x)  # data sets are small, so steps are few
+
+    inputs = keras.Input(input_shape)
+    x = keras.layers.ReLU()(conv_bn(inputs, widths[0], 3))
+    for stage, width in enumerate(widths):
+        strides = 1 if stage == 0 else 2
+        y = keras.layers.ReLU()(conv_bn(x, width, 3, strides))
+        y = conv_bn(y, width, 3)
+        if x.shape[-1] != width or strides != 1:
+            x = conv_bn(x, width, 1, strides)
+        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+
+
+def train_data_model(model, train, *, epochs=60, learning_rate=3e-3, validation=None, verbose=0, callbacks=()):
+    """Trains a classifier that puts out logits with Adam and a cosine schedule; the model stays compiled.
+
+    Args:
+      model: the tf_keras model; trained in place.
+      train: batched dataset of (images, integer labels), augmented by the caller.
+      epochs: passes over `train`.
+      learning_rate: of the first step; it ends at zero.
+      validation: dataset to report on after each epoch, or None.
+      verbose: as for `fit`.
+      callbacks: as for `fit`.
+
+    Returns:
+      The Keras History.
+    """
+    steps = epochs * int(train.cardinality())
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model.fit(train, epochs=epochs, validation_data=validation, verbose=verbose, callbacks=list(callbacks))
+
+
+def make_zoo(folder, splits, seeds, *, epochs=60, widths=WIDTHS, progress=None) -> list:
+    """Trains (or loads, where an earlier run has left them) one residual CNN a seed.
+
+    Args:
+      folder: where the models are kept, as `seed_N.keras`.
+      splits: the `DataSplits` to train on; the validation and test splits are not read.
+      seeds: one model each.
+      epochs: passes over the augmented training split.
+      widths: channels of each stage.
+      progress: called with each seed when its model is ready.
+
+    Returns:
+      The trained tf_keras models.
+    """
+    from tfmetaprune.data import augment
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    models = []
+    for seed in seeds:
+        path = folder / f"seed_{seed}.keras"
+        if path.exists():
+            model = keras.models.load_model(path)
+        else:
+            model = residual_cnn(splits.input_shape, splits.num_classes, widths=widths, seed=seed)
+            train_data_model(model, augment(splits.train, seed=seed), epochs=epochs)
+            partial = path.with_suffix(".partial.keras")
+            model.save(partial)
+            partial.replace(path)
+        models.append(model)
+        if progress is not None:
+            progress(seed)
+    return models
+
+
+def dataset_arrays(dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Gathers a batched dataset of (x, y) into two arrays."""
+    xs, ys = zip(*[(x.numpy(), y.numpy()) for x, y in dataset])
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def accuracy(model, x, y, *, batch_size=512) -> float:
+    """Share of the samples whose largest logit is the label's; `x` [n, ...], `y` int [n]."""
+    predict = tf.function(lambda batch: model(batch, training=False))
+    hits = [np.argmax(predict(x[i : i + batch_size]), -1) == y[i : i + batch_size] for i in range(0, len(x), batch_size)]
+    return float(np.mean(np.concatenate(hits)))

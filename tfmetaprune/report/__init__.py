@@ -1,0 +1,1 @@
+"""What a person reads: tables, plots, progress bars, and the folder they are put in."""

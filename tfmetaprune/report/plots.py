@@ -1,0 +1,44 @@
+"""Plots, written as PNG files without touching matplotlib's global state."""
+
+from matplotlib.figure import Figure
+
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people, too (Okabe and Ito)
+_MARKERS = ("o", "s", "^", "D")
+_GREY = "#555555"
+
+
+def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
+    """Draws accuracy against MACs speed-up, one line a method.
+
+    Args:
+      path: the PNG file to write.
+      curves: label -> list of (speedup, accuracy in [0, 1]); the first label is drawn on top.
+      points: label -> (speedup, accuracy), drawn as single hollow markers in the colour of the curve in the same place.
+      title: above the plot.
+      chance: accuracy of guessing, drawn as a dotted line.
+    """
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, curve) in enumerate(curves.items()):
+        speedups, accuracies = zip(*curve)
+        style = {"color": _COLORS[index % 4], "marker": _MARKERS[index % 4], "zorder": 10 - index}
+        axes.plot(speedups, [100 * accuracy for accuracy in accuracies], label=label, linewidth=2, **style)
+    for index, (label, (speedup, accuracy)) in enumerate((points or {}).items()):
+        axes.plot(
+            speedup, 100 * accuracy, color=_COLORS[index % 4], marker=_MARKERS[index % 4], markersize=11,
+            linestyle="none", markerfacecolor="none", markeredgewidth=1.8, label=label, zorder=20 - index,
+        )  # fmt: skip
+    if chance is not None:
+        axes.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing", zorder=0)
+    ticks = sorted({speedup for curve in curves.values() for speedup, _ in curve})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}\u00d7" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("Speed-up (MACs before / MACs after)")
+    axes.set_ylabel("Accuracy (%)")
+    axes.set_title(title or "", loc="left", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
+    figure.savefig(path, dpi=150)

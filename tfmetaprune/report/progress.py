@@ -1,0 +1,32 @@
+"""Progress bars on stderr; silent where nobody watches (no terminal)."""
+
+import contextlib
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+@contextlib.contextmanager
+def progress_bar(description, total=None):
+    """Shows a bar while the body runs, and removes it afterwards.
+
+    Args:
+      description: what is being done.
+      total: number of steps; None if unknown, then the bar only shows that something is happening.
+
+    Yields:
+      A function that says one more step is done; its arguments are ignored, so that it can be any callback.
+
+    Example:
+      >>> with progress_bar("Counting", 3) as advance:
+      ...     for _ in range(3):
+      ...         advance()
+    """
+    console = Console(stderr=True)
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    if total is not None:
+        columns.insert(3, MofNCompleteColumn())
+    watched = console.is_terminal or console.is_jupyter
+    with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda *_, **__: progress.advance(task)

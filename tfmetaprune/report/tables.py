@@ -1,0 +1,75 @@
+"""Tables for the terminal."""
+
+from rich import box
+from rich.table import Table
+
+_MISSING = "-"
+
+
+def comparison_table(title, rows) -> Table:
+    """Makes the table that sets models and files side by side.
+
+    Args:
+      title: above the table.
+      rows: dicts with "name" and any of "accuracy" (share in [0, 1]), "macs", "parameters", "size_bytes",
+        "gzip_size_bytes", "latency_ms"; what is missing or None is shown as a dash. A row {} draws a line.
+
+    Example:
+      >>> table = comparison_table("Digits", [{"name": "original", "accuracy": 0.981, "macs": 1_234_567}])
+      >>> [list(column.cells)[0] for column in table.columns]
+      ['original', '98.1 %', '1.23 M', '-', '-', '-', '-']
+    """
+    columns = {
+        "accuracy": ("Accuracy", lambda share: f"{share:.1%}".replace("%", " %")),
+        "macs": ("MACs", format_count),
+        "parameters": ("Params", format_count),
+        "size_bytes": ("Bytes", format_count),
+        "gzip_size_bytes": ("gzip", format_count),
+        "latency_ms": ("Latency", _format_milliseconds),
+    }
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
+    table.add_column("Model", no_wrap=True)
+    for header, _ in columns.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        if not row:
+            table.add_section()
+            continue
+        values = [(row.get(key), show) for key, (_, show) in columns.items()]
+        table.add_row(row["name"], *(_MISSING if value is None else show(value) for value, show in values))
+    return table
+
+
+def groups_table(inspection) -> Table:
+    """Makes the table of a model's channel groups.
+
+    Args:
+      inspection: a `pipeline.Inspection`.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Channel groups of model {inspection.name!r}", title_justify="left")
+    table.add_column("Group")
+    table.add_column("Channels", justify="right")
+    table.add_column("Must stay", justify="right")
+    table.add_column("Layers", overflow="fold")
+    table.add_column("Why", overflow="fold")
+    for group in inspection.groups:
+        widths = str(group["channels"]), str(group["frozen_channels"])
+        table.add_row(group["name"], *widths, ", ".join(group["layers"]), group["frozen"] or "")
+    return table
+
+
+def _format_milliseconds(latency_ms) -> str:
+    return f"{latency_ms:.3g} ms" if latency_ms >= 0.1 else f"{1000 * latency_ms:.3g} \u00b5s"
+
+
+def format_count(count) -> str:
+    """Writes a count with three digits.
+
+    Example:
+      >>> [format_count(count) for count in (0, 999, 77_700, 1_999_999, 3.4e9)]
+      ['0', '999', '77.7 k', '2 M', '3.4 G']
+    """
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= 0.9995 * factor:
+            return f"{count / factor:.3g}{unit}"
+    return f"{count:.0f}"
