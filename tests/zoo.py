@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from tfmetaprune._keras import keras
+from tfmetaprune._keras import keras, tf
 
 L = keras.layers
 ZOO = {}
@@ -302,6 +302,15 @@ def unknown_layer():
     inputs = keras.Input((6, 6, 3), name="image")
     x = ChannelShift(name="shift")(_conv_bn(_conv_bn(inputs, 8, "stem"), 6, "before"))
     return _model(inputs, _head(_conv_bn(_conv_bn(x, 7, "after"), 8, "body")), "unknown_layer")
+
+
+@_entry
+def raw_operations():
+    """TensorFlow operations with constants among their arguments, and a layer called with a keyword."""
+    inputs = keras.Input((6, 6, 3), name="image")
+    x = tf.nn.relu(L.BatchNormalization(name="bn")(L.Conv2D(6, 3, name="stem")(inputs), training=False))
+    x = tf.reduce_mean(2.0 * x + 0.5, axis=[1, 2], keepdims=True) * x
+    return _model(inputs, _head(_conv_bn(_conv_bn(x, 7, "after"), 8, "body")), "raw_operations")
 
 
 @_entry

@@ -163,7 +163,8 @@ def follow_channels(calls, shapes, inputs, outputs) -> ChannelMap:
     Args:
       calls: `LayerCall`s in topological order.
       shapes: the shape of every tensor, batch axis included.
-      inputs, outputs: tensor indices of the model's inputs and outputs.
+      inputs: tensor indices of the model's inputs.
+      outputs: tensor indices of its outputs.
 
     Returns:
       The `ChannelMap`.

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import os
 import pathlib
 from typing import Annotated
@@ -157,15 +158,20 @@ def meta_train(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
         "runs/digits"
     ),
-    steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 1200,
+    steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 3000,
     seed: Seed = 0,
-    num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 16,
+    num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ):
-    """Trains a metanetwork on networks that it trains on digits first."""
+    """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones."""
     with _quiet():
-        from tfmetaprune.metatrain.trainer import meta_train_command
-    meta_train_command(out=out, steps=steps, seed=seed, num_models=num_models, resume=resume)
+        from tfmetaprune.metatrain import command
+        from tfmetaprune.report.progress import stage_progress
+        from tfmetaprune.report.tables import curve_table
+    with stage_progress() as progress:
+        card = command.meta_train(out, steps=steps, seed=seed, num_models=num_models, resume=resume, progress=progress)
+    Console().print(curve_table(card["measured"]))
+    Console().print(f"Written to {out}: digits.keras and its card digits.json", soft_wrap=True)
 
 
 def _load_model(path):
@@ -186,8 +192,9 @@ def _load_model(path):
 
 @contextlib.contextmanager
 def _quiet():
-    """Silences what TensorFlow writes to stderr while it is imported; errors are raised all the same."""
+    """Silences what TensorFlow writes to stderr while it is imported, and its warnings; errors are raised."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice about retracing, for one
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a process may have no stderr
             stderr = os.dup(2)

@@ -24,12 +24,12 @@ def finetune_model(model, train, validation=None, *, epochs=DEFAULT_EPOCHS, lear
     Raises:
       DataError: the dataset is empty or endless.
     """
+    check_finite(train)
     num_batches = int(train.cardinality())
     if num_batches == tf.data.UNKNOWN_CARDINALITY:
         num_batches = sum(1 for _ in train)
-    if num_batches < 1:
-        got = "one that repeats forever" if num_batches == tf.data.INFINITE_CARDINALITY else "an empty one"
-        raise DataError(f"finetune: expected a finite dataset with batches, got {got}. Call .take(num_batches) on it.")
+    if not num_batches:
+        raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
     trained = _compiled_view(model, train, keras.optimizers.Adam(schedule))
     validation = validation if validation is not None and is_labelled(validation) else None
@@ -53,6 +53,12 @@ def evaluate_model(model, dataset) -> dict:
         return {}
     values = _compiled_view(model, dataset).evaluate(dataset, verbose=0, return_dict=True)
     return {name: float(values[name]) for name in ("loss", "accuracy") if name in values}
+
+
+def check_finite(dataset):
+    """Raises DataError if a dataset repeats forever."""
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError("Data: expected a finite dataset, got one that repeats forever. Call .take(num_batches) on it.")
 
 
 def is_labelled(dataset) -> bool:

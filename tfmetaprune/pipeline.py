@@ -14,7 +14,7 @@ import tfmetaprune
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.finetuning import DEFAULT_EPOCHS, evaluate_model, finetune_model, is_labelled
+from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.graph.schema import CHANNEL, SCORE
 from tfmetaprune.metanet.model import MetaNetwork
@@ -119,16 +119,17 @@ def prune(
     """
     _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed)
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
-    trace = trace_model(model)
-    train = None if train_data is None else _shuffled(train_data, seed)
-    if train is not None:
-        check_data(train, model, needs_labels=finetune is not None and not callable(finetune))
-    validation = None if validation_data is None else as_dataset(validation_data)
-    if validation is not None:
-        check_data(validation, model, needs_labels=is_labelled(validation))
-    network = _find_metanetwork(metanetwork)
-
     with _seeded(seed):
+        trace = trace_model(model)
+        train = None if train_data is None else _shuffled(train_data, seed)
+        if train is not None:
+            check_data(train, model, needs_labels=finetune is not None and not callable(finetune))
+            check_finite(train)
+        validation = None if validation_data is None else as_dataset(validation_data)
+        if validation is not None:
+            check_data(validation, model, needs_labels=is_labelled(validation))
+            check_finite(validation)
+        network = _find_metanetwork(metanetwork)
 
         def evaluate(candidate):
             return {} if validation is None else evaluate_model(candidate, validation)

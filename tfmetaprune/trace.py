@@ -63,7 +63,7 @@ def trace_model(model) -> ModelTrace:
 
     def replace(structure):
         return tf.nest.map_structure(
-            lambda leaf: TensorIndex(tensor_index(leaf)) if keras.backend.is_keras_tensor(leaf) else leaf, structure
+            lambda leaf: TensorIndex(tensor_index(leaf)) if hasattr(leaf, "_keras_history") else leaf, structure
         )
 
     inputs = tuple(tensor_index(tensor) for tensor in model.inputs)

@@ -4,6 +4,8 @@ import doctest
 import gzip
 import json
 import os
+import subprocess
+import sys
 
 import keras as keras3
 import numpy as np
@@ -343,10 +345,26 @@ def test_run_tflite_errors(two_by_two, tmp_path):
             run_tflite(tmp_path / name, x)
 
 
-def test_export_is_quiet_and_gives_stderr_back(two_by_two, tmp_path, capfd):
+def test_export_gives_stderr_back(two_by_two, tmp_path, capfd):
     export_tflite(two_by_two, tmp_path / "m.tflite", quantize="dynamic")
     os.write(2, b"still here")
     assert capfd.readouterr() == ("", "still here")
+
+
+def test_a_process_that_exports_and_runs_is_quiet(tmp_path):
+    lines = [
+        "import os, numpy as np",
+        "from tfmetaprune.export.tflite import export_tflite, keras, run_tflite",
+        "model, x = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]), np.ones((40, 2))",
+        "model(x), os.write(2, b'START')",  # TensorFlow has said by then what it says about the processor
+        f"export_tflite(model, {str(tmp_path / 'm.tflite')!r}, quantize='int8', representative_data=x)",
+        f"run_tflite({str(tmp_path / 'm.tflite')!r}, x)",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == "" and done.stderr.partition("START")[2] == ""
 
 
 def test_examples_run():

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.export.tflite import _interpreter_errors, _load, _random_array
+from tfmetaprune.export.tflite import _interpreter_errors, _load, _muted, _random_array
 
 _ADVICE = "Export the model again with export_tflite."
 
@@ -103,7 +103,8 @@ def _ready_interpreter(path, num_threads):
                 f"measure_latency '{path}': expected inputs of batch size 1 or -1 (any) and known other sizes, got "
                 f"{shapes}. Export a model with a fully known input shape."
             )
-        interpreter.allocate_tensors()
+        with _muted():
+            interpreter.allocate_tensors()
         for details in interpreter.get_input_details():
             interpreter.set_tensor(details["index"], _random_array(rng, details["shape"], details["dtype"]))
     return interpreter

@@ -18,25 +18,24 @@ def decode_graph(graph, trace) -> dict[tuple[str, str], tf.Tensor]:
       trace: the `ModelTrace` of a model of the same structure.
 
     Returns:
-      (layer name, weight name) -> tensor of the weight's shape and dtype, differentiable with respect to the graph; every
-      weight of every registered kind that lies in the graph. Of a shared layer only the first call is read.
+      (layer name, weight name) -> tensor of the weight's shape and dtype, differentiable with respect to the graph, for
+      every weight of every registered kind. Of a shared layer only the first call is read.
 
     Raises:
       ArgumentError: the graph is batched, of another schema version, or does not fit the model.
     """
     if graph.rank != 0:
         raise ArgumentError(
-            f"decode_graph: expected a scalar GraphTensor, got one of rank {graph.rank}. Take a single graph from the batch."
+            f"decode_graph: expected a scalar GraphTensor, got one of rank {graph.rank}. "
+            f"Take a single graph from the batch."
         )
     version = graph.context.features.get(schema.VERSION)
     if tf.is_tensor(version) and hasattr(version, "numpy") and version.numpy().tolist() != [schema.SCHEMA_VERSION]:
         raise ArgumentError(
-            f"decode_graph: expected one graph of schema version {schema.SCHEMA_VERSION}, got {version.numpy().tolist()}. "
-            f"Encode the model again with this version of tfmetaprune."
+            f"decode_graph: expected one graph of schema version {schema.SCHEMA_VERSION}, got "
+            f"{version.numpy().tolist()}. Encode the model again with this version of tfmetaprune."
         )
-    weights = {
-        name: edges[schema.WEIGHT] for name, edges in graph.edge_sets.items() if schema.WEIGHT in edges.features
-    }
+    weights = {name: edges[schema.WEIGHT] for name, edges in graph.edge_sets.items() if schema.WEIGHT in edges.features}
     return decode_blocks(graph_layout(trace), graph.node_sets[schema.CHANNEL][schema.PARAMETERS], weights, trace)
 
 
@@ -70,7 +69,9 @@ def decode_blocks(
     for name, blocks in layout.edge_set_blocks.items():
         sizes = [block.num_edges for block in blocks]
         if name not in weights:
-            raise ArgumentError(f"decode_graph: expected the edge set {name!r}, got {sorted(weights)}. Use the graph of this model.")
+            raise ArgumentError(
+                f"decode_graph: expected the edge set {name!r}, got {sorted(weights)}. Use the graph of this model."
+            )
         _check_shape(name, weights[name], (sum(sizes), np.prod(blocks[0].taps)))
         for block, rows in zip(blocks, tf.split(weights[name], sizes), strict=True):
             if block.is_first:

@@ -11,15 +11,18 @@ from tfmetaprune.graph.layout import GraphLayout, block_shape, canonical_order, 
 
 
 def encode_graph(trace, statistics=None):
-    """Encodes the weights of a traced model as a graph; `decode_graph` is the exact inverse (float64 weights are rounded to float32).
+    """Encodes the weights of a traced model as a graph; `decode_graph` is the exact inverse.
+
+    The graph holds float32: weights in float64 are rounded.
 
     Args:
       trace: a `ModelTrace`.
       statistics: float32 [num_units, S] from `channel_statistics`; zeros if None.
 
     Returns:
-      A scalar `tfgnn.GraphTensor` of one component: node features PARAMETERS and PRESENT [N, P], CALL and UNIT [N], FROZEN
-      [N, 1], STATISTICS [N, S]; on all edge sets but `identity` the feature WEIGHT [E, T]; block tables in the context.
+      A scalar `tfgnn.GraphTensor` of one component: node features PARAMETERS and PRESENT [N, P], CALL and UNIT [N],
+      FROZEN [N, 1], STATISTICS [N, S]; on all edge sets but `identity` the feature WEIGHT [E, T]; in the context the
+      schema's version and the block tables [1, B, 4].
 
     Raises:
       ArgumentError: the statistics have another shape.
@@ -27,7 +30,7 @@ def encode_graph(trace, statistics=None):
     Example:
       >>> from tfmetaprune._keras import keras
       >>> from tfmetaprune.trace import trace_model
-      >>> model = keras.Sequential([keras.layers.Conv2D(4, 3, input_shape=(8, 8, 3)), keras.layers.PReLU([0.1], shared_axes=[1, 2])])
+      >>> model = keras.Sequential([keras.layers.Conv2D(4, 3, input_shape=(8, 8, 3))])
       >>> graph = encode_graph(trace_model(model))
       >>> graph.edge_sets["kernel_3x3"]["weight"].shape, graph.node_sets["channel"]["parameters"].shape
       (TensorShape([12, 9]), TensorShape([7, 8]))
@@ -67,7 +70,8 @@ def encode_graph(trace, statistics=None):
         schema.blocks_name(name): tf.constant([[_table_row(block) for block in blocks]], tf.int64)
         for name, blocks in layout.edge_set_blocks.items()
     }
-    context = tfgnn().Context.from_fields(features={schema.VERSION: tf.constant([schema.SCHEMA_VERSION], tf.int64), **tables})
+    version = {schema.VERSION: tf.constant([schema.SCHEMA_VERSION], tf.int64)}
+    context = tfgnn().Context.from_fields(features={**version, **tables})
     return tfgnn().GraphTensor.from_pieces(context=context, node_sets={schema.CHANNEL: nodes}, edge_sets=edge_sets)
 
 
@@ -100,7 +104,7 @@ def _weights(layout: GraphLayout, trace) -> dict[str, np.ndarray]:
             shape = block_shape(block, value.shape)
             value = value.transpose(canonical_order(block.axes)).reshape(shape.own_taps, -1, shape.num_targets)
             value = value[:, block.offset : block.offset + shape.segment_taps * shape.num_sources]
-            value = value.reshape(shape.own_taps, shape.segment_taps, shape.num_sources, shape.num_targets)
+            own, segment, num_sources, num_targets = shape
             rows = result[name][block.first : block.first + block.num_edges]
-            rows.reshape(shape.num_sources, shape.num_targets, shape.own_taps, shape.segment_taps)[...] = value.transpose(2, 3, 0, 1)
+            rows.reshape(num_sources, num_targets, own, segment)[...] = value.reshape(shape).transpose(2, 3, 0, 1)
     return result

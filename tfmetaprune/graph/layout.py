@@ -24,7 +24,7 @@ class EdgeSet(NamedTuple):
 
 
 class BlockShape(NamedTuple):
-    """A block's values are [num_sources, num_targets, own_taps, segment_taps]; a per-channel one has 1 target a source."""
+    """How a block's part of a weight is counted off; a per-channel block has one target for each source."""
 
     own_taps: int
     segment_taps: int
@@ -91,7 +91,7 @@ class GraphLayout:
     """The graph without its values.
 
     Attributes:
-      blocks: sorted by edge set (in the order of its first block), then by `first`; those of a set fill it without gaps.
+      blocks: sorted by edge set (in the order of first blocks), then by `first`; those of a set fill it without gaps.
       columns: every weight that lies in the node parameters.
       identity: int64 [E, 2], the edges of the set `identity`.
       num_nodes: number of channels.
@@ -161,8 +161,8 @@ def tap_positions(taps: tuple[int, ...]) -> np.ndarray:
       taps: the kernel's shape; () for none.
 
     Returns:
-      float32 [T, 6], T = prod(taps): the offset from the kernel's centre in y and in x (pixels), the same divided by half
-      the extent (-1 .. 1), log height, log width.
+      float32 [T, 6], T = prod(taps): the offset from the kernel's centre in y and in x (pixels), the same divided by
+      half the extent (-1 .. 1), log height, log width.
 
     Example:
       >>> tap_positions((3,))[:, :4].tolist()
@@ -248,7 +248,7 @@ def _pieces(call: CallChannels, weight, axes):
     if is_per_channel(axes):
         source = layout_positions(call.roles["in"])
         if source_axis is not None:
-            source = np.repeat(source, getattr(call.call.layer, weight).shape[target_axis])
+            source = np.tile(source, getattr(call.call.layer, weight).shape[target_axis])
         elif len(source) != len(target):
             source = target
         yield own or (1,), source, target, False, 0

@@ -5,7 +5,7 @@ One node is one channel made by one call. Three kinds of edge sets join them:
 | edge set | edges | order |
 |---|---|---|
 | `kernel_{taps}` | a complete source x target block for every segment of a weight's input axis | source-major |
-| `channel_{taps}` | one edge a channel: depthwise kernels, and per-channel weights that have no column | as on the axis |
+| `channel_{taps}` | one edge a channel: depthwise kernels, per-channel weights without a column | as on the axis |
 | `identity` | a channel is passed on unchanged: residual sums, pass-through | by call |
 
 `{taps}` are the kernel's positions, `3x3` say, `1` for none. The blocks of an edge set lie one after the other and fill
@@ -29,9 +29,7 @@ SCORE = "score"
 WEIGHT = "weight"
 VERSION = "schema_version"
 
-COLUMNS = (
-    "bias", "gamma", "beta", "moving_mean", "moving_variance", "ln_gamma", "ln_beta", "alpha",
-)  # fmt: skip
+COLUMNS = ("bias", "gamma", "beta", "moving_mean", "moving_variance", "ln_gamma", "ln_beta", "alpha")
 COLUMN_DEFAULTS = (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
 STATISTICS_NAMES = ("mean", "std", "log_fisher_in_group", "log_fisher_in_network")
 

@@ -17,20 +17,21 @@ _TINY = 1e-30
 def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray:
     """Measures every unit on data; no labels are used.
 
-    The Fisher information of a unit is the mean over samples of the squared gradient, with respect to a gate on the unit's
-    activation, of log p(y) where y is drawn from the model's own softmax output p; for other outputs f, of <v, f> with
-    v standard normal. A gate stands wherever a dense or convolutional kernel reads the unit.
+    The Fisher information of a unit is the mean over samples of the squared gradient, with respect to a gate on the
+    unit's activation, of log p(y) where y is drawn from the model's own softmax output p; for other outputs f, of
+    <v, f> with v standard normal. A gate stands wherever a kernel that joins all channels reads the unit (depthwise
+    kernels have none: what they read is read again behind them, so each path has one gate).
 
     Args:
       trace: a `ModelTrace`.
-      dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, a list or a dict of several inputs.
+      dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, list or dict of several inputs.
       num_samples: at most so many samples are read.
       seed: of the draws from the model's output.
 
     Returns:
       float32 [num_units, 4], in the order of `STATISTICS_NAMES`: mean and standard deviation of the activation as its
-      consumers read it, both over the group's root mean square; log of the Fisher information over the group's mean, and
-      over the network's (within -10 .. 10). Zeros for units that no kernel reads (the model's outputs).
+      consumers read it, both over the group's root mean square; log of the Fisher information over the group's mean,
+      and over the network's (within -10 .. 10). Zeros for units that no kernel reads (the model's outputs).
 
     Raises:
       ArgumentError: num_samples is not positive.
@@ -51,7 +52,8 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
     if not num_read or not np.isfinite(totals).all():
         got = "no data" if not num_read else "NaN or infinite activations or gradients"
         raise DataError(
-            f"channel_statistics: expected finite responses of model {trace.model.name!r}, got {got}. Check the dataset's values."
+            f"channel_statistics: expected finite responses of model {trace.model.name!r}, got {got}. "
+            f"Check the dataset's values."
         )
     return _relative(trace.channels, totals, num_read)
 
@@ -64,11 +66,14 @@ def _chunks(trace, dataset, num_samples):
         if isinstance(x, dict):
             missing = [name for name in trace.model.input_names if name not in x]
             if missing:
-                raise DataError(f"channel_statistics: expected the inputs {missing}, got {sorted(x)}. Name them in the dataset.")
+                raise DataError(
+                    f"channel_statistics: expected the inputs {missing}, got {sorted(x)}. Name them in the dataset."
+                )
             x = [x[name] for name in trace.model.input_names]
         inputs = [tf.convert_to_tensor(value) for value in tf.nest.flatten(x)]
         wanted = [trace.shapes[index] for index in trace.inputs]
-        if len(inputs) != len(wanted) or not all(v.shape.is_compatible_with(s) for v, s in zip(inputs, wanted, strict=True)):
+        fits = len(inputs) == len(wanted) and all(map(_compatible, inputs, wanted))
+        if not fits:
             raise DataError(
                 f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
                 f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
@@ -81,8 +86,12 @@ def _chunks(trace, dataset, num_samples):
             return
 
 
+def _compatible(value, shape):
+    return value.shape.is_compatible_with(shape)
+
+
 def _measure(trace, readers, inputs, seed) -> np.ndarray:
-    """float64 [4, num_units]: readings, their sum, sum of squares, and the squared gradients of one chunk of samples."""
+    """float64 [4, num_units] of one chunk: number of readings, sum, sum of squares; sum of squared gradients."""
     gates = tf.ones([len(inputs[0]), trace.channels.num_units])
     readings = {}
 
@@ -107,14 +116,14 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
     totals[3] = tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), 0)
     for index, x in readings.items():
         rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.float32)
-        ones = np.full(rows.shape[1], rows.shape[0])
-        for total, values in zip(totals, (ones, tf.reduce_sum(rows, 0), tf.reduce_sum(tf.square(rows), 0)), strict=False):
-            np.add.at(total, readers[index], np.asarray(values, np.float64))
+        count = np.full(rows.shape[1], rows.shape[0])
+        moments = np.stack([count, tf.reduce_sum(rows, 0), tf.reduce_sum(tf.square(rows), 0)])
+        np.add.at(totals, (slice(3), readers[index]), moments)
     return totals
 
 
 def _draw(trace, tensor, output, seed) -> tf.Tensor:
-    """The scalar whose gradient is taken: log p(y), y ~ p, summed over samples; <v, f>, v ~ N(0, 1), for other outputs."""
+    """The scalar whose gradient is taken, summed over samples: log p(y) with y ~ p, or <v, f> with v ~ N(0, 1)."""
     if not _is_softmax(trace, tensor):
         return tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed))
     log_p = tf.math.log(tf.reshape(output, [-1, output.shape[-1]]) + _TINY)

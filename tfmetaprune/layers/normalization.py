@@ -32,6 +32,8 @@ class LayerNormalizationSpec(LayerSpec):
     def flow(self, call):
         if _axes(call.layer) not in ((-1,), (len(call.input_shapes[0]) - 1,)):
             return Frozen(f"normalises axes {call.layer.axis}, not the last one alone")
+        if not (call.layer.scale or call.layer.center):
+            return Frozen("normalises over the channels and has no weight that tells them apart")
         return Same()
 
     def call_masked(self, layer, mask, x):

@@ -1,4 +1,4 @@
-"""The metanetwork: a Keras graph network that changes a network's weights so that it prunes well, and scores its channels."""
+"""The metanetwork: a Keras graph network that changes a network's weights so that it prunes well and scores its channels."""
 
 from tfmetaprune.metanet.config import MetaNetConfig
 from tfmetaprune.metanet.model import MetaNetwork

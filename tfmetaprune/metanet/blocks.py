@@ -1,7 +1,7 @@
 """The edges of a graph as the metanetwork works on them: dense in x out blocks, and one list of all other edges.
 
-Edge states are channel-first, `[d, num_in, num_out]` or `[d, num_edges]`, so that sums over a block are batched matrix products
-and linear maps are one product with a `[d, num_edges]` matrix. Node states are rows, `[num_nodes, d]`.
+Edge states are channel-first, `[d, num_in, num_out]` or `[d, num_edges]`, so that sums over a block are batched matrix
+products and a linear map is one product with a `[d, num_edges]` matrix. Node states are rows, `[num_nodes, d]`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tfmetaprune.graph import schema
 from tfmetaprune.graph.layout import Block, GraphLayout
 
 SOURCE, TARGET = 0, 1
-MAX_EDGES = 2**17  # larger blocks are cut along their input channels, so that what is computed on them stays in the cache
+MAX_EDGES = 2**17  # larger blocks are cut along their inputs: less memory for what is computed on one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class DenseBlock:
         return tf.expand_dims(tf.transpose(tf.gather(nodes, (self.source, self.target)[end])), 2 - end)
 
     def total(self, end, edges, nodes):
-        """Sums edge state * node at the other end over the edges of each node at this end: rows [num_in or num_out, d]."""
+        """Sums edge state * node at the other end over each node's edges at this end: rows [num_in or num_out, d]."""
         other = tf.transpose(tf.gather(nodes, (self.target, self.source)[end]))
         if end == TARGET:
             return tf.transpose(tf.squeeze(tf.matmul(other[:, tf.newaxis, :], edges), 1))
@@ -103,10 +103,10 @@ class Structure:
     """The static structure that the metanetwork runs on.
 
     Attributes:
-      dense, single: the dense and the per-channel weight blocks of the layout; those of one edge set are neighbours, in order.
+      dense, single: the dense and the per-channel blocks of the layout; those of one edge set in order.
       parts: for each of `dense`, the blocks that its edge states are cut into.
-      blocks: of the edge states, at least one: all `parts` and, if there are any other edges, one `EdgeList` of the edges of
-        `single` and of the identity edges.
+      blocks: of the edge states, at least one: all `parts` and, if there are any other edges, one `EdgeList` of the edges
+        of `single` and of the identity edges.
       degree: [2, num_nodes] number of edges that leave (SOURCE) or reach (TARGET) a node, 1 where there is none.
       linked: [2, num_nodes] whether there is one.
       weighted: [2, num_nodes] number of edges that carry weights; 0 where there is none.
@@ -200,7 +200,7 @@ def block_table(graph, edge_set: str):
         )
     if name not in graph.context.features:
         raise ArgumentError(
-            f"MetaNetwork: expected the block table {name!r} in the graph's context, got {sorted(graph.context.features)}. "
-            f"Make the graph by encode_graph."
+            f"MetaNetwork: expected the block table {name!r} in the graph's context, "
+            f"got {sorted(graph.context.features)}. Make the graph by encode_graph."
         )
     return graph.context[name][0]

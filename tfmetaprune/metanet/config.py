@@ -16,9 +16,9 @@ class MetaNetConfig:
     Attributes:
       hidden: width d of the node and edge states, at least 2.
       num_layers: number of message passing layers L, at least 1.
-      message_passing: "sum_rms" (sums and root mean squares of the messages, matrix products only) or "published" (mean,
-        standard deviation, maximum and minimum; arXiv 2506.12041).
-      ratio: step size of the changed weights, greater than 0: a kernel changes by ratio * output * its root mean square.
+      message_passing: "sum_rms" (sums and root mean squares of the messages, matrix products only) or "published"
+        (mean, standard deviation, maximum and minimum; arXiv 2506.12041).
+      ratio: step size of the changed weights, > 0: a kernel changes by ratio * output * its root mean square.
       score_scale: factor of the channel scores, at least 0.
       tap_hidden: width of the two small networks that read the position of a kernel's tap, at least 1.
 
@@ -42,20 +42,23 @@ class MetaNetConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ArgumentError(
-                    f"MetaNetConfig: expected {name} to be an integer >= {least}, got {value!r}. Give a positive width or count."
+                    f"MetaNetConfig: expected {name} to be an integer >= {least}, got {value!r}. "
+                    f"Give a larger width or count."
                 )
         if self.message_passing not in MESSAGE_PASSING:
             raise ArgumentError(
-                f"MetaNetConfig: expected message_passing to be one of {MESSAGE_PASSING}, got {self.message_passing!r}. "
-                f"Choose one of these."
+                f"MetaNetConfig: expected message_passing to be one of {MESSAGE_PASSING}, "
+                f"got {self.message_passing!r}. Choose one of these."
             )
         for name in ("ratio", "score_scale"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise ArgumentError(f"MetaNetConfig: expected {name} to be a finite number >= 0, got {value!r}. Try the default.")
+                raise ArgumentError(
+                    f"MetaNetConfig: expected {name} to be a finite number >= 0, got {value!r}. Try the default."
+                )
         if self.ratio == 0:
             raise ArgumentError(
-                "MetaNetConfig: expected ratio > 0, got 0: no weight could ever change. Give a small positive number."
+                "MetaNetConfig: expected ratio > 0, got 0: no weight could change. Give a small positive number."
             )
 
     def to_dict(self) -> dict:

@@ -1,7 +1,7 @@
 """The parts of the metanetwork: the reader of tap positions, and the two kinds of message passing.
 
-Every message passing is written twice with the same weights: `call` on dense blocks, which is what runs, and `call_generic` with
-TF-GNN's own broadcast and pool, straight from the equations; the tests compare the two.
+Every message passing is written twice with the same weights: `call` on dense blocks, which is what runs, and
+`call_generic` with TF-GNN's own broadcast and pool, straight from the equations; the tests compare the two.
 """
 
 import numpy as np
@@ -33,8 +33,8 @@ def dense(num_in, num_out, **kwargs):
 
 def on_edges(layer, edges):
     """Applies a Dense layer (its kernel and bias) to channel-first edge states [d, ...]: [units, ...]."""
-    result = tf.matmul(layer.kernel, tf.reshape(edges, [edges.shape[0], -1]), transpose_a=True) + layer.bias[:, tf.newaxis]
-    return tf.reshape(result, [layer.units, *edges.shape[1:]])
+    result = tf.matmul(layer.kernel, tf.reshape(edges, [edges.shape[0], -1]), transpose_a=True)
+    return tf.reshape(result + layer.bias[:, tf.newaxis], [layer.units, *edges.shape[1:]])
 
 
 class TapNetwork(keras.layers.Layer):
@@ -55,8 +55,9 @@ class TapNetwork(keras.layers.Layer):
 class SumRms(keras.layers.Layer):
     """Message passing by sums and root mean squares.
 
-    With n = LayerNorm(h): messages e * q(n_other) in each of the two directions, their sum over the square root of the node's
-    number of edges, and their root mean square; h += MLP([n, all four]); e += F(silu(E(e) + U(n_source) + W(n_target))).
+    With n = LayerNorm(h): messages e * q(n_other) in each of the two directions, their sum over the square root of the
+    node's number of edges, and their root mean square; h += MLP([n, all four]);
+    e += F(silu(E(e) + U(n_source) + W(n_target))), n of the new h.
     """
 
     def __init__(self, hidden, **kwargs):
@@ -108,7 +109,9 @@ class SumRms(keras.layers.Layer):
         found, sets = [n], list(states)
         for end, query in ((gnn.TARGET, self.query_source(n)), (gnn.SOURCE, self.query_target(n))):
             other = gnn.SOURCE if end == gnn.TARGET else gnn.TARGET
-            messages = [states[name] * gnn.broadcast_node_to_edges(graph, name, other, feature_value=query) for name in sets]
+            messages = [
+                states[name] * gnn.broadcast_node_to_edges(graph, name, other, feature_value=query) for name in sets
+            ]
             squares = [tf.square(message) for message in messages]
             ones = [tf.ones_like(message[:, :1]) for message in messages]
             degree = tf.maximum(gnn.pool(graph, end, edge_set_name=sets, reduce_type="sum", feature_value=ones), 1.0)
@@ -128,10 +131,10 @@ class SumRms(keras.layers.Layer):
 class Published(keras.layers.Layer):
     """The published message passing (arXiv 2506.12041, METHOD.md).
 
-    With n = LayerNorm(h) and A, Z, P, Q = SiLU(Linear): messages Z(n_i) * A(n_j) * e_ij, joined by mean, standard deviation,
-    maximum and minimum over a node's incoming edges and then by one linear map; edges P(n_source) * Q(n_target) * e. The same
-    weights serve the reversed edges, whose states are multiplied by s (+1 on one half of d, -1 on the rest).
-    h += both node results; e += forward edge result + s * reversed edge result.
+    With n = LayerNorm(h) and A, Z, P, Q = SiLU(Linear): messages Z(n_i) * A(n_j) * e_ij, joined by mean, standard
+    deviation, maximum and minimum over a node's incoming edges and then by one linear map; edges
+    P(n_source) * Q(n_target) * e. The same weights serve the reversed edges, whose states are multiplied by s (+1 on one
+    half of d, -1 on the rest). h += both node results; e += forward edge result + s * reversed edge result.
     """
 
     def __init__(self, hidden, **kwargs):
@@ -148,8 +151,9 @@ class Published(keras.layers.Layer):
         """
         n = layer_norm(h)
         z, a, p, q = self.here(n), self.there(n), self.first(n), self.second(n)
-        kinds = ("sum", "square", "max", "min")
-        rows = {(end, kind): [] for end in (TARGET, SOURCE) for kind in kinds}
+        add = tf.math.unsorted_segment_sum
+        ops = {"sum": add, "square": add, "max": tf.math.unsorted_segment_max, "min": tf.math.unsorted_segment_min}
+        rows = {(end, kind): [] for end in (TARGET, SOURCE) for kind in ops}
         for block, e in zip(structure.blocks, states, strict=True):
             squared = tf.square(e)
             for end in (TARGET, SOURCE):
@@ -158,12 +162,9 @@ class Published(keras.layers.Layer):
                 rows[end, "square"].append(block.total(end, squared, tf.square(a)))
                 rows[end, "max"].append(block.extreme(end, tf.reduce_max, messages))
                 rows[end, "min"].append(block.extreme(end, tf.reduce_min, messages))
-        ops = {"max": tf.math.unsorted_segment_max, "min": tf.math.unsorted_segment_min}
         for end, factor in ((TARGET, z), (SOURCE, z * self.sign)):
             degree, linked = structure.degree[end][:, np.newaxis], structure.linked[end][:, np.newaxis]
-            joined = {
-                kind: structure.join(ops.get(kind, tf.math.unsorted_segment_sum), end, rows[end, kind]) for kind in kinds
-            }
+            joined = {kind: structure.join(op, end, rows[end, kind]) for kind, op in ops.items()}
             mean, mean_square = joined["sum"] / degree, joined["square"] / degree
             variance = tf.nn.relu(mean_square - tf.square(mean)) * tf.square(factor)
             most, least = (tf.where(linked, joined[kind], 0.0) * factor for kind in ("max", "min"))
@@ -188,7 +189,9 @@ class Published(keras.layers.Layer):
                 for values in (messages, [tf.square(message) for message in messages])
             )
             std = tf.sqrt(tf.nn.relu(square - tf.square(mean)) + _EPSILON)
-            ends = gnn.pool(graph, target, edge_set_name=sets, reduce_type="max_no_inf|min_no_inf", feature_value=messages)
+            ends = gnn.pool(
+                graph, target, edge_set_name=sets, reduce_type="max_no_inf|min_no_inf", feature_value=messages
+            )
             h += self.merge(tf.concat([mean, std, ends], -1))
             for name in sets:
                 result[name] += sign * at(name, source, self.first) * at(name, target, self.second) * signed[name]

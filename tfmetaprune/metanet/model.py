@@ -1,4 +1,4 @@
-"""The metanetwork: a Keras model that reads a network as a graph and returns it with changed weights and channel scores."""
+"""The metanetwork: a Keras model that reads a network as a graph and returns it with changed weights and scores."""
 
 import numpy as np
 
@@ -18,10 +18,10 @@ _LIMIT = 10.0  # of every node input, so that odd networks do no harm
 class MetaNetwork(keras.Model):
     """Graph metanetwork: GraphTensor -> GraphTensor with changed weights and a score per channel.
 
-    Kernels of every shape share their weights: an edge state is the sum over taps of weight * phi(position of the tap), and
-    the change of a tap is the product of the decoded edge state with psi(position). The decoders' last layers start at zero,
-    so that an untrained metanetwork changes nothing, bit for bit, and every score is 0. Moving statistics never change.
-    Relabelling channels permutes the outputs and nothing else.
+    Kernels of every shape share their weights: an edge state is the sum over taps of weight * phi(position of the tap),
+    and the change of a tap is the product of the decoded edge state with psi(position). The decoders' last layers start
+    at zero, so that an untrained metanetwork changes nothing, bit for bit, and every score is 0. Moving statistics never
+    change. Relabelling channels permutes the outputs and nothing else.
 
     Args:
       config: a `MetaNetConfig`, a dict of its fields, or None for the defaults.
@@ -40,13 +40,15 @@ class MetaNetwork(keras.Model):
         if isinstance(config, dict):
             config = MetaNetConfig.from_dict(config)
         if config is not None and not isinstance(config, MetaNetConfig):
-            raise ArgumentError(f"MetaNetwork: expected a MetaNetConfig, a dict or None, got {config!r}. Give MetaNetConfig(...).")
+            raise ArgumentError(
+                f"MetaNetwork: expected a MetaNetConfig, a dict or None, got {config!r}. Give MetaNetConfig(...)."
+            )
         self.config = config or MetaNetConfig()
         d, taps = self.config.hidden, self.config.tap_hidden
         num_columns, num_statistics = len(schema.COLUMNS), len(schema.STATISTICS_NAMES)
         self.node_encoder = dense(2 * num_columns + num_statistics + 3, d)
         self.kernel_taps, self.channel_taps = TapNetwork(taps, d), TapNetwork(taps, d)
-        self.identity_state = self.add_weight("identity_state", [d], initializer=keras.initializers.RandomNormal(0.0, 1.0))
+        self.identity_state = self.add_weight("identity_state", [d], initializer=keras.initializers.RandomNormal(0, 1))
         passing = MESSAGE_PASSING_LAYERS[self.config.message_passing]
         self.passes = [passing(d) for _ in range(self.config.num_layers)]
         self.node_decoder = dense(d, d, activation=silu)
@@ -236,7 +238,7 @@ def _decode(decoder, states, vectors):
 
 
 def _level(structure, end, powers):
-    """Half the logarithm of the mean square weight of each node's edges at one end, in units of their blocks' mean squares."""
+    """Log root mean square of the weights of each node's edges at one end, each relative to its block."""
     sums, ids = [tf.zeros([0])], [np.zeros(0, np.int64)]
     for block, power in powers.items():
         ids.append((block.source, block.target)[end])
@@ -260,6 +262,6 @@ def _check_fit(parameters, weights, structure):
     found = {name: value.shape[0] for name, value in {**weights, schema.PARAMETERS: parameters}.items()}
     if expected != {name: expected.get(name) if size is None else size for name, size in found.items()}:
         raise ArgumentError(
-            f"MetaNetwork: expected the number of edges of each edge set and of nodes to be {expected} as in the layout, "
+            f"MetaNetwork: expected the numbers of edges of each edge set and of nodes {expected} as in the layout, "
             f"got {found}. Use the layout of the same model."
         )

@@ -1,4 +1,4 @@
-"""Saves metanetworks and loads them, the shipped ones by name; each has a card (JSON) that tells how it was made and how good it is."""
+"""Saves and loads metanetworks, the shipped ones by name; a card (JSON) tells how each was made and how good it is."""
 
 import json
 import os
@@ -28,15 +28,15 @@ def load_metanetwork(name_or_path="default") -> MetaNetwork:
     """Loads a metanetwork.
 
     Args:
-      name_or_path: the name of a shipped one, "default" for the default one, or the path of a `.keras` file with its card
-        (`.json`) beside it.
+      name_or_path: the name of a shipped one, "default" for the default one, or the path of a `.keras` file with its
+        card (`.json`) beside it.
 
     Returns:
       The `MetaNetwork`.
 
     Raises:
-      MetaNetworkError: the name is unknown, a file is missing or unreadable or holds something else, or the metanetwork was
-        made for another version of the graph schema.
+      MetaNetworkError: the name is unknown, a file is missing or unreadable or holds something else, or the metanetwork
+        was made for another version of the graph schema.
     """
     path = _find(name_or_path)
     load_card(path)
@@ -49,7 +49,8 @@ def load_metanetwork(name_or_path="default") -> MetaNetwork:
         ) from error
     if not isinstance(metanet, MetaNetwork):
         raise MetaNetworkError(
-            f"Metanetwork {path}: expected a MetaNetwork, got a {type(metanet).__name__}. Give a file written by save_metanetwork."
+            f"Metanetwork {path}: expected a MetaNetwork, got a {type(metanet).__name__}. "
+            f"Give a file written by save_metanetwork."
         )
     return metanet
 
@@ -72,8 +73,8 @@ def load_card(name_or_path="default") -> dict:
         version = card["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MetaNetworkError(
-            f"Metanetwork card {path}: expected a JSON object with a schema_version, got {type(error).__name__}: {error}. "
-            f"Put the card that was written with the metanetwork beside it."
+            f"Metanetwork card {path}: expected a JSON object with a schema_version, "
+            f"got {type(error).__name__}: {error}. Put the card that was written with the metanetwork beside it."
         ) from error
     if version != SCHEMA_VERSION:
         raise MetaNetworkError(
@@ -99,7 +100,9 @@ def save_metanetwork(metanet: MetaNetwork, path, card: dict) -> Path:
     """
     path = Path(path)
     if path.suffix != _SUFFIX:
-        raise MetaNetworkError(f"Metanetwork {path}: expected a path that ends in {_SUFFIX}, got {path.name!r}. Rename it.")
+        raise MetaNetworkError(
+            f"Metanetwork {path}: expected a path that ends in {_SUFFIX}, got {path.name!r}. Rename it."
+        )
     card = {**card, "schema_version": SCHEMA_VERSION, "config": metanet.config.to_dict()}
     text = json.dumps(card, indent=2) + "\n"
     try:
@@ -134,6 +137,6 @@ def _find(name_or_path) -> Path:
         if (folder / (name + _SUFFIX)).is_file():
             return folder / (name + _SUFFIX)
     raise MetaNetworkError(
-        f"Metanetwork {str(name_or_path)!r}: expected one of {list(available_metanetworks())} or the path of a {_SUFFIX} file. "
-        f"Choose one of these names, or train one."
+        f"Metanetwork {str(name_or_path)!r}: expected one of {list(available_metanetworks())} "
+        f"or the path of a {_SUFFIX} file. Choose one of these names, or train one."
     )

@@ -20,13 +20,15 @@ HELD_OUT_SEED = 1000  # data models with this seed and above are never trained o
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
 
 
-def meta_train(out, *, steps=1200, seed=0, num_models=12, num_held_out=8, epochs=60, resume=False, progress=None):
+def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=8, epochs=60, resume=False, progress=None):
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:
       out: folder for the data models, the checkpoints, `digits.keras` and its card `digits.json`.
-      steps: meta-steps. seed: of the metanetwork and of every choice in its training.
-      num_models, num_held_out: data models to train on, and to judge on.
+      steps: meta-steps.
+      seed: of the metanetwork and of every choice in its training.
+      num_models: data models to train on.
+      num_held_out: data models to judge on.
       epochs: of each data model.
       resume: go on where an earlier run in `out` stopped.
       progress: called as `progress(stage, done, total)`.

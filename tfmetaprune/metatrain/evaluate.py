@@ -105,7 +105,8 @@ def pruning_curve(models, calibration, x, y, *, metanet=None, training_models=()
     Args:
       models: held-out trained models, logits out.
       calibration: batched dataset of (images, labels) for the statistics and for BN; its labels are not used.
-      x, y: images [n, ...] and int labels [n] to measure on.
+      x: images [n, ...] to measure on.
+      y: int labels [n].
       metanet: the `MetaNetwork` to judge, or None for the criteria alone.
       training_models: models the metanetwork was trained on; with them the control "allocation" is measured as well: the
         mean number of channels the metanetwork keeps in each of *their* groups, ordered by group L2.

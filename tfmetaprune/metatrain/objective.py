@@ -109,7 +109,8 @@ class PruneAwareObjective:
         Args:
           metanet: the `MetaNetwork`.
           graph: the data model as raw graph tensors, see `generate`.
-          x: images [batch, ...]. y: int labels [batch].
+          x: images [batch, ...].
+          y: int labels [batch].
           speedup: scalar, sampled.
           noise: standard normal [num_units].
         """

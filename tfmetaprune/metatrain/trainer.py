@@ -27,7 +27,7 @@ class MetaTraining:
       seed: of every random choice. checkpoint_every: steps between two checkpoints.
     """
 
-    steps: int = 1200
+    steps: int = 3000
     learning_rate: float = 3e-3
     warmup: int = 20
     weight_decay: float = 1e-3

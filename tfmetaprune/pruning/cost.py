@@ -68,7 +68,8 @@ def axis_roles(axes) -> tuple[str | None, str | None]:
     roles = [axis for axis in axes if axis in ("in", "mid", "out")]
     if len(roles) < 2:
         return None, None
-    return sorted(roles, key=("in", "mid", "out").index)
+    source, target = sorted(roles, key=("in", "mid", "out").index)
+    return source, target
 
 
 def total_macs(terms: tuple[MacTerm, ...], keep: np.ndarray) -> int:

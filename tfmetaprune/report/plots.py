@@ -30,15 +30,16 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
         )  # fmt: skip
     if chance is not None:
         axes.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing", zorder=0)
-    ticks = sorted({speedup for curve in curves.values() for speedup, _ in curve})
+    ticks = sorted({round(speedup, 1) for curve in curves.values() for speedup, _ in curve})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}\u00d7" for tick in ticks])
     axes.set_xticks([], minor=True)
+    axes.set_xlim(ticks[0] / 1.06, ticks[-1] * 1.06)
     axes.set_ylim(0, 102)
     axes.set_xlabel("Speed-up (MACs before / MACs after)")
     axes.set_ylabel("Accuracy (%)")
     axes.set_title(title or "", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(loc="lower left", framealpha=1, edgecolor="none").set_zorder(30)
     figure.savefig(path, dpi=150)

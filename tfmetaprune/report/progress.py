@@ -30,3 +30,23 @@ def progress_bar(description, total=None):
     with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
         task = progress.add_task(description, total=total)
         yield lambda *_, **__: progress.advance(task)
+
+
+@contextlib.contextmanager
+def stage_progress():
+    """Shows one bar for each stage of a long job.
+
+    Yields:
+      A function `progress(stage, done, total)`; a stage gets its bar when it is first named.
+    """
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    tasks = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def progress(stage, done, total):
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress

@@ -73,3 +73,23 @@ def format_count(count) -> str:
         if count >= 0.9995 * factor:
             return f"{count / factor:.3g}{unit}"
     return f"{count:.0f}"
+
+
+def curve_table(measured):
+    """Returns the table of accuracies against speed-ups.
+
+    Args:
+      measured: what `metatrain.evaluate.Curve.summary` returns (the "measured" of a metanetwork's card).
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Accuracy in %, mean ± standard deviation", title_justify="left")
+    table.add_column("Method")
+    for speedup in measured["speedups"]:
+        table.add_column(f"{speedup:g}x", justify="right")
+    for method, means in measured["mean"].items():
+        cells = [f"{100 * mean:.1f} ±{100 * std:.1f}" for mean, std in zip(means, measured["std"][method])]
+        table.add_row(method, *cells)
+    if "gain" in measured:
+        errors = measured["gain_standard_error"]
+        gains = [f"{100 * gain:+.1f} ({100 * error:.1f})" for gain, error in zip(measured["gain"], errors)]
+        table.add_row("gain over the best criterion (standard error)", *gains)
+    return table

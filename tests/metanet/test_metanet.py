@@ -1,0 +1,275 @@
+"""The metanetwork: identity at the start, equivariance, parity with TF-GNN's message passing, files."""
+
+import json
+
+import numpy as np
+import pytest
+from zoo import ZOO
+
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.errors import ArgumentError, MetaNetworkError
+from tfmetaprune.graph import decode_graph, encode_graph, graph_layout, schema
+from tfmetaprune.metanet import (
+    MetaNetConfig,
+    MetaNetwork,
+    available_metanetworks,
+    blocks,
+    load_card,
+    load_metanetwork,
+    pretrained,
+    save_metanetwork,
+)
+from tfmetaprune.trace import trace_model
+
+L = keras.layers
+KINDS = ("sum_rms", "published")
+
+
+def make_metanet(kind, seed=0, trained=True, **kwargs):
+    """A metanetwork; `trained`: with random weights everywhere, so that it is not the identity."""
+    keras.utils.set_random_seed(seed)
+    metanet = MetaNetwork(MetaNetConfig(hidden=6, num_layers=2, tap_hidden=8, message_passing=kind, **kwargs))
+    rng = np.random.default_rng(seed)
+    for variable in metanet.weights if trained else ():
+        variable.assign(rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
+    return metanet
+
+
+def outputs(graph):
+    """All that a metanetwork can change, by name; a graph that none has seen scores 0."""
+    values = {name: edges[schema.WEIGHT].numpy() for name, edges in graph.edge_sets.items() if name != schema.IDENTITY}
+    nodes = {name: value.numpy() for name, value in graph.node_sets[schema.CHANNEL].get_features_dict().items()}
+    score = nodes.get(schema.SCORE, np.zeros(len(nodes[schema.PARAMETERS]), np.float32))
+    return {**values, schema.PARAMETERS: nodes[schema.PARAMETERS], schema.SCORE: score}
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=tolerance, atol=tolerance * np.abs(value).max(), err_msg=name
+        )
+
+
+def raw_inputs(graph):
+    nodes = graph.node_sets[schema.CHANNEL]
+    values = [nodes[name] for name in (schema.PARAMETERS, schema.PRESENT, schema.STATISTICS, schema.FROZEN)]
+    return values, {name: edges[schema.WEIGHT] for name, edges in graph.edge_sets.items() if name != schema.IDENTITY}
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_untrained_is_the_identity_and_one_instance_serves_all_sizes(name):
+    graph = encode_graph(trace_model(ZOO[name]()))
+    before = outputs(graph)
+    for kind in KINDS:
+        same = outputs(make_metanet(kind, trained=False)(graph))
+        changed = outputs(make_metanet(kind)(graph))
+        assert same.keys() == before.keys() == changed.keys()
+        for key, value in before.items():
+            assert np.array_equal(same[key], value), key
+            assert np.isfinite(changed[key]).all() and not np.array_equal(changed[key], value), key
+        present = graph.node_sets[schema.CHANNEL][schema.PRESENT].numpy() > 0
+        fixed = ~present | np.isin(schema.COLUMNS, ["moving_mean", "moving_variance"])
+        np.testing.assert_array_equal(changed[schema.PARAMETERS][fixed], before[schema.PARAMETERS][fixed])
+        assert (changed[schema.PARAMETERS] != before[schema.PARAMETERS])[~fixed].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["residual", "depthwise_separable", "concat", "flatten_dense", "layer_norm_cnn"])
+def test_dense_blocks_equal_generic_message_passing(kind, name, monkeypatch):
+    monkeypatch.setattr(blocks, "MAX_EDGES", 16)  # so that blocks are cut
+    trace = trace_model(ZOO[name]())
+    rng = np.random.default_rng(1)
+    statistics = rng.normal(size=(trace.channels.num_units, len(schema.STATISTICS_NAMES)))
+    graph, metanet = encode_graph(trace, statistics), make_metanet(kind)
+    expected = outputs(metanet(graph, dense=False))
+    layout = graph_layout(trace)
+    assert_close(outputs(metanet(graph)), expected)
+    assert_close(outputs(metanet(graph, layout=layout)), expected)
+    assert_close(outputs(tf.function(metanet)(graph)), expected)
+    assert_close(outputs(tf.function(lambda graph: metanet(graph, layout=layout))(graph)), expected)
+    values, weights = raw_inputs(graph)
+    parameters, weights, score = metanet.transform(*values, weights, layout)
+    assert_close({**weights, schema.PARAMETERS: parameters, schema.SCORE: score}, expected)
+
+
+def residual_net(p, q):
+    """A residual net whose tied channels are relabelled by p and whose inner ones by q; its calls' relabellings."""
+    inputs = keras.Input((6, 6, 2))
+    x = L.ReLU(name="stem_relu")(
+        L.BatchNormalization(name="stem_bn")(L.Conv2D(5, 3, padding="same", name="stem")(inputs))
+    )
+    y = L.DepthwiseConv2D(3, padding="same", name="depthwise")(L.Conv2D(4, 1, activation="relu", name="inner")(x))
+    x = L.Add(name="add")([x, L.Conv2D(5, 3, padding="same", name="back")(y)])
+    model = keras.Model(inputs, L.Dense(3, name="logits")(L.GlobalAveragePooling2D(name="pool")(x)))
+    rng = np.random.default_rng(3)
+    weights = {layer.name: [rng.uniform(0.1, 1, w.shape) for w in layer.get_weights()] for layer in model.layers}
+    i = np.arange(2)
+    for name, (ins, outs) in {"stem": (i, p), "inner": (p, q), "back": (q, p), "logits": (p, np.arange(3))}.items():
+        kernel, bias = weights[name]
+        weights[name] = [kernel[..., ins, :][..., outs], bias[outs]]
+    weights["stem_bn"] = [w[p] for w in weights["stem_bn"]]
+    weights["depthwise"] = [weights["depthwise"][0][:, :, q], weights["depthwise"][1][q]]
+    for layer in model.layers:
+        layer.set_weights(weights[layer.name])
+    return model, {"inner": q, "depthwise": q, "logits": np.arange(3)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_relabelling_hidden_channels_permutes_the_output_and_nothing_else(kind):
+    metanet, p, q = make_metanet(kind), np.array([3, 0, 4, 1, 2]), np.array([2, 3, 1, 0])
+    results = []
+    for first, second in ((np.arange(5), np.arange(4)), (p, q)):
+        model, _ = residual_net(first, second)
+        trace = trace_model(model)
+        graph = metanet(encode_graph(trace))
+        results.append(
+            ({key: np.array(value) for key, value in decode_graph(graph, trace).items()}, outputs(graph)["score"])
+        )
+    (weights, score), (found, found_score) = results
+    ends = {
+        "stem": (slice(None), p),
+        "inner": (p, q),
+        "back": (q, p),
+        "logits": (p, slice(None)),
+        "depthwise": (q, None),
+    }
+    expected = {}
+    for (layer, name), value in weights.items():
+        ins, outs = ends.get(layer, (p, p))
+        if name == "depthwise_kernel":
+            value = value[:, :, ins]
+        elif name == "kernel":
+            value = value[..., ins, :][..., outs]
+        else:
+            value = value[outs if outs is not None else ins]
+        expected[layer, name] = value
+    assert_close(found, expected, 1e-4)
+    _, other = residual_net(p, q)
+    for index in np.unique(trace.channels.node_call):
+        nodes = np.flatnonzero(trace.channels.node_call == index)
+        relabel = np.arange(2) if index < 0 else other.get(trace.calls[index].layer.name, p)
+        np.testing.assert_allclose(found_score[nodes], score[nodes][relabel], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_every_variable_also_past_a_block_of_zeros(kind):
+    model = ZOO["depthwise_separable"]()
+    model.get_layer("depthwise2").set_weights([np.zeros_like(w) for w in model.get_layer("depthwise2").get_weights()])
+    trace = trace_model(model)
+    metanet, layout, graph = make_metanet(kind), graph_layout(trace), encode_graph(trace)
+    values, weights = raw_inputs(graph)
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            parameters, changed, score = metanet.transform(*values, weights, layout)
+            loss = tf.add_n([tf.reduce_sum(tf.sin(value)) for value in (parameters, score, *changed.values())])
+        return tape.gradient(loss, (metanet.trainable_variables, weights))
+
+    for gradient in tf.nest.flatten(gradients()):
+        assert np.isfinite(gradient).all()
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients()[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saves_and_loads_without_custom_objects(kind, tmp_path):
+    metanet, graph = make_metanet(kind, ratio=0.1), encode_graph(trace_model(ZOO["concat"]()))
+    path = save_metanetwork(metanet, tmp_path / "mine.keras", {"data": "digits"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.json", "mine.keras"]
+    card = load_card(path)
+    assert card["data"] == "digits" and MetaNetConfig.from_dict(card["config"]) == metanet.config
+    for again in (load_metanetwork(path), load_metanetwork(str(path)), keras.models.load_model(path)):
+        assert again.config == metanet.config
+        for key, value in outputs(metanet(graph)).items():
+            np.testing.assert_array_equal(outputs(again(graph))[key], value)
+
+
+def test_saving_replaces_whole_files_and_says_where_it_cannot_write(tmp_path):
+    metanet = make_metanet("sum_rms")
+    save_metanetwork(metanet, tmp_path / "new" / "a.keras", {})
+    save_metanetwork(metanet, tmp_path / "new" / "a.keras", {"again": True})
+    assert load_card(tmp_path / "new" / "a.keras")["again"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MetaNetworkError, match="expected a place that can be written to"):
+        save_metanetwork(metanet, tmp_path / "file" / "a.keras", {})
+    with pytest.raises(MetaNetworkError, match="expected a path that ends in .keras"):
+        save_metanetwork(metanet, tmp_path / "a.h5", {})
+
+
+def test_names_of_shipped_metanetworks(tmp_path, monkeypatch):
+    assert set(available_metanetworks()) == {p.stem for folder in pretrained._folders() for p in folder.glob("*.keras")}
+    monkeypatch.setattr(pretrained, "_folders", lambda: [tmp_path])
+    assert available_metanetworks() == ()
+    save_metanetwork(make_metanet("sum_rms"), tmp_path / "digits.keras", {})
+    assert available_metanetworks() == ("digits",)
+    assert load_metanetwork("default").config == load_metanetwork("digits").config
+    with pytest.raises(MetaNetworkError, match=r"'nobody'.*expected one of \['digits'\]"):
+        load_metanetwork("nobody")
+
+
+def test_unusable_files(tmp_path):
+    path = save_metanetwork(make_metanet("sum_rms"), tmp_path / "a.keras", {})
+    card, data = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
+    with pytest.raises(MetaNetworkError, match="expected a file, found none"):
+        load_metanetwork(tmp_path / "b.keras")
+    path.with_suffix(".json").write_text(json.dumps({**card, "schema_version": 99}))
+    with pytest.raises(MetaNetworkError, match="expected schema_version 1, got 99"):
+        load_metanetwork(path)
+    for text in ("[]", "{}", "{", "\x00"):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(MetaNetworkError, match="expected a JSON object with a schema_version"):
+            load_metanetwork(path)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    for bad in (b"", b"no zip at all", data[: len(data) // 2]):
+        path.write_bytes(bad)
+        with pytest.raises(MetaNetworkError, match="expected a file written by save_metanetwork"):
+            load_metanetwork(path)
+    keras.Sequential([L.Dense(1, input_shape=(1,))]).save(path)
+    with pytest.raises(MetaNetworkError, match="expected a MetaNetwork, got a Sequential"):
+        load_metanetwork(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(MetaNetworkError, match="a.json: expected a JSON object"):
+        load_metanetwork(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden": 1},
+        {"hidden": 2.0},
+        {"hidden": True},
+        {"num_layers": 0},
+        {"tap_hidden": -1},
+        {"message_passing": "gcn"},
+        {"ratio": 0.0},
+        {"ratio": -1.0},
+        {"ratio": float("nan")},
+        {"ratio": "1"},
+        {"score_scale": float("inf")},
+    ],
+)
+def test_config_says_which_value_is_wrong(values):
+    (name,) = values
+    with pytest.raises(ArgumentError, match=rf"MetaNetConfig: expected .*{name}.* got"):
+        MetaNetConfig(**values)
+
+
+def test_config_round_trip_and_unknown_fields():
+    config = MetaNetConfig(hidden=4, message_passing="published", ratio=0.01)
+    assert MetaNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ArgumentError, match=r"got also \['depth'\]"):
+        MetaNetConfig.from_dict({"depth": 3})
+    with pytest.raises(ArgumentError, match="MetaNetwork: expected a MetaNetConfig, a dict or None, got 3"):
+        MetaNetwork(3)
+
+
+def test_graphs_that_do_not_fit():
+    trace, metanet = trace_model(ZOO["plain_cnn"]()), make_metanet("sum_rms")
+    graph, other = encode_graph(trace), graph_layout(trace_model(ZOO["residual"]()))
+    with pytest.raises(ArgumentError, match="Use the layout of the same model"):
+        metanet(graph, layout=other)
+    context = {k: v for k, v in graph.context.get_features_dict().items() if not k.startswith("blocks_")}
+    with pytest.raises(ArgumentError, match="expected the block table 'blocks_kernel_.*Make the graph by encode_graph"):
+        metanet(graph.replace_features(context=context))

@@ -1,0 +1,310 @@
+"""The main job on small models, the ways in and out of the graph, and the arguments that cannot be used."""
+
+import json
+import pathlib
+import random
+
+import numpy as np
+import pytest
+from zoo import ZOO, random_inputs
+
+import tfmetaprune
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.errors import (
+    ArgumentError,
+    DataError,
+    MetaNetworkError,
+    NothingToPruneError,
+    UnsupportedModelError,
+)
+from tfmetaprune.finetuning import evaluate_model, finetune_model
+
+NOTHING = {"metanetwork": None, "finetune": None, "repair": None}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = ZOO["residual_projection"]()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+    model.fit(*make_data(64), verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def metanetwork():
+    """An untrained metanetwork whose decoders do something."""
+    keras.utils.set_random_seed(1)
+    network = tfmetaprune.MetaNetwork(tfmetaprune.MetaNetConfig(hidden=4, num_layers=1))
+    for variable in network.trainable_variables:
+        if not np.any(variable.numpy()):
+            variable.assign(0.3 * tf.random.normal(variable.shape))
+    return network
+
+
+def make_data(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, 8, 8, 3)).astype("float32"), rng.integers(0, 5, count)
+
+
+def state(model):
+    """Everything of a model that must not change: weights, optimizer, compile state, trainable flags."""
+    return (
+        [weight.tobytes() for weight in model.get_weights()],
+        [variable.numpy().tobytes() for variable in model.optimizer.variables],
+        model.get_compile_config(),
+        [layer.trainable for layer in model.layers],
+        [len(layer.inbound_nodes) for layer in model.layers],
+        model.get_config(),
+    )
+
+
+def same_weights(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True))
+
+
+def test_whole_job(model, metanetwork):
+    before = state(model)
+    generators = random.getstate(), np.random.get_state()[1].tolist()
+    result = tfmetaprune.prune(
+        model, make_data(96), validation_data=make_data(40, 1), speedup=2.0, metanetwork=metanetwork, finetune=2, seed=3
+    )
+    assert state(model) == before
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators
+
+    report = json.loads(json.dumps(result.report))
+    assert report["speedup"]["target"] == 2.0 and report["speedup"]["reached"] == result.plan.speedup >= 2.0
+    assert report["before"]["macs"] / report["pruned"]["macs"] == pytest.approx(result.plan.speedup)
+    assert report["pruned"]["parameters"] == result.model.count_params() < report["before"]["parameters"]
+    for step in ("before", "pruned", "repaired", "finetuned"):
+        assert report[step]["loss"] > 0 and 0 <= report[step]["accuracy"] <= 1
+    assert report["metanetwork"] == metanetwork.name
+    assert sum(width["before"] - width["after"] for width in report["widths"].values()) == (~result.plan.keep).sum()
+    assert report["frozen"] == {"model input": 3, "model output": 5} and report["unknown_layers"] == []
+    assert [len(result.history[name]) for name in ("loss", "accuracy", "val_loss")] == [2, 2, 2]
+
+    values = result.model.evaluate(*make_data(40, 1), verbose=0, return_dict=True)  # compiled as the caller's was
+    assert values["loss"] == pytest.approx(report["finetuned"]["loss"], rel=1e-4)
+    assert values["accuracy"] == pytest.approx(report["finetuned"]["accuracy"])
+    assert type(result.model.optimizer).__name__ == "SGD"
+    assert result.model.get_compile_config()["loss"] == model.get_compile_config()["loss"]
+
+
+def test_same_seed_same_result(model, metanetwork):
+    first, second = (
+        tfmetaprune.prune(model, make_data(64), metanetwork=metanetwork, finetune=1, seed=5).model for _ in range(2)
+    )
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_metanetwork_changes_weights_and_plan(model, metanetwork):
+    options = {"speedup": 2.0, "finetune": None, "repair": None}
+    with_it = tfmetaprune.prune(model, make_data(64), metanetwork=metanetwork, **options)
+    without = tfmetaprune.prune(model, metanetwork=None, **options)
+    identity = tfmetaprune.prune(model, make_data(64), metanetwork=tfmetaprune.MetaNetwork(), **options)
+    assert with_it.plan.dropped != without.plan.dropped
+    assert identity.plan.dropped == without.plan.dropped
+    assert same_weights(identity.model, without.model)
+    unchanged = tfmetaprune.prune(model, make_data(64), speedup=1, metanetwork=metanetwork, finetune=None, repair=None)
+    assert not same_weights(unchanged.model, model)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_speedup_one_and_nothing_else_changes_nothing(name):
+    original = ZOO[name]()
+    result = tfmetaprune.prune(original, speedup=1, **NOTHING)
+    assert same_weights(original, result.model)
+    inputs = random_inputs(original)
+    for a, b in zip(tf.nest.flatten(original(inputs)), tf.nest.flatten(result.model(inputs)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert result.history is None and result.plan.keep.all()
+    json.dumps(result.report)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_encode_decode_is_exact(name):
+    original = ZOO[name]()
+    copy = tfmetaprune.decode(tfmetaprune.encode(original), original)
+    assert copy is not original and same_weights(original, copy)
+
+
+def test_repair_alone_changes_statistics_alone(model):
+    result = tfmetaprune.prune(model, make_data(64)[0], speedup=1, metanetwork=None, finetune=None)
+    changed = {
+        weight.name.split("/")[-1].split(":")[0]
+        for weight, a, b in zip(model.weights, model.get_weights(), result.model.get_weights(), strict=True)
+        if not np.array_equal(a, b)
+    }
+    assert changed == {"moving_mean", "moving_variance"}
+
+
+def test_callable_finetune_gets_the_callers_data(model):
+    train, seen = make_data(32), []
+
+    def finetune(small, train_data, validation_data):
+        seen.append((small.count_params(), train_data is train, validation_data))
+        return small.fit(*train_data, verbose=0)
+
+    result = tfmetaprune.prune(model, train, metanetwork=None, repair=None, finetune=finetune)
+    assert seen == [(result.model.count_params(), True, None)]
+    assert set(result.history) == {"loss", "accuracy"} and result.report["finetune"] == "finetune"
+
+
+def test_unlabelled_validation_data_give_no_metrics(model):
+    report = tfmetaprune.prune(model, validation_data=make_data(8)[0], **NOTHING).report
+    assert set(report["before"]) == {"macs", "parameters"}
+
+
+def test_callable_criterion(model):
+    result = tfmetaprune.prune(model, criterion=lambda trace: np.arange(1.0, trace.channels.num_units + 1), **NOTHING)
+    for dropped in result.plan.dropped.values():
+        assert dropped == list(range(len(dropped)))  # the first of each group are the least important
+
+
+def test_fisher_criterion_needs_no_metanetwork(model):
+    result = tfmetaprune.prune(model, make_data(32), criterion="fisher", **NOTHING)
+    assert result.plan.speedup >= 2
+
+
+def test_several_inputs_and_outputs_from_a_dataset():
+    original = ZOO["two_inputs_outputs"]()
+    image, vector = random_inputs(original, 32)
+    labels = np.arange(32) % 3, np.linspace(-1, 1, 64, dtype="float32").reshape(32, 2)
+    data = tf.data.Dataset.from_tensor_slices(((image, vector), labels)).batch(16)
+    result = tfmetaprune.prune(original, data, validation_data=data, speedup=1.5, metanetwork=None, finetune=1)
+    assert set(result.report["finetuned"]) == {"loss"}
+    assert getattr(result.model, "optimizer", None) is None  # the caller's was not compiled either
+
+
+@pytest.mark.parametrize(
+    "activation, units, labels, loss",
+    [
+        (None, 3, np.arange(8) % 3, "sparse_categorical_crossentropy"),
+        ("softmax", 3, (np.arange(8) % 3).reshape(8, 1), "sparse_categorical_crossentropy"),
+        ("softmax", 3, np.eye(8, 3, dtype="float32"), "categorical_crossentropy"),
+        (None, 3, np.eye(8, 3, dtype="int32"), "categorical_crossentropy"),
+        ("sigmoid", 1, np.arange(8).reshape(8, 1) % 2, "binary_crossentropy"),
+        (None, 1, np.arange(8, dtype="float32"), "mean_squared_error"),
+        (None, 3, np.ones((8, 3), "float32"), "mean_squared_error"),
+    ],
+)
+def test_usual_loss_fits_outputs_and_labels(activation, units, labels, loss):
+    inputs = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model = keras.Sequential([keras.layers.Dense(units, activation, input_shape=(4,))])
+    data = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(4)
+    outputs = model(inputs).numpy()
+    options = {} if loss.startswith(("mean", "binary")) else {"from_logits": activation is None}
+    targets = labels.reshape(8, -1) if loss.startswith("mean") else labels
+    expected = np.mean(getattr(keras.losses, loss)(targets, outputs, **options))
+    measured = evaluate_model(model, data)
+    assert measured["loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert ("accuracy" in measured) == ("crossentropy" in loss)
+
+
+def test_finetuning_lowers_the_loss_and_keeps_the_compile_state(model):
+    network = tfmetaprune.decode(tfmetaprune.encode(model), model)
+    config = network.get_compile_config()
+    data = tf.data.Dataset.from_tensor_slices(make_data(64)).batch(16)
+    history = finetune_model(network, data, epochs=6)
+    assert history["loss"][-1] < history["loss"][0] and len(history["loss"]) == 6
+    assert network.get_compile_config() == config
+
+
+def test_endless_and_empty_datasets(model):
+    data = tf.data.Dataset.from_tensor_slices(make_data(8)).batch(4)
+    with pytest.raises(DataError, match="expected a finite dataset, got one that repeats forever"):
+        tfmetaprune.prune(model, data.repeat(), metanetwork=None)
+    with pytest.raises(DataError, match="expected a finite dataset, got one that repeats forever"):
+        tfmetaprune.prune(model, validation_data=data.repeat(), **NOTHING)
+    with pytest.raises(DataError, match="finetune: expected a dataset with batches, got an empty one"):
+        finetune_model(model, data.filter(lambda x, y: False))
+
+
+def test_inspect():
+    inspection = tfmetaprune.inspect(ZOO["unknown_layer"]())
+    values = json.loads(json.dumps(inspection.to_dict()))
+    assert values["unknown_layers"] == ["'shift' (ChannelShift)"]
+    assert any("'shift' (ChannelShift)" in reason for reason in values["frozen"])
+    assert values["prunable_macs_share"] == 1.0  # every kernel reads or makes such a channel
+    assert 0 < tfmetaprune.inspect(ZOO["frozen_kinds"]()).prunable_macs_share < 1
+    assert {group["name"] for group in values["groups"] if group["prunable"]} == {"stem_conv", "after_conv", "body_conv"}
+
+
+def test_inspect_nothing_to_prune_is_no_error():
+    inspection = tfmetaprune.inspect(keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]))
+    assert inspection.prunable_macs_share == 0 and not any(group["prunable"] for group in inspection.groups)
+    assert (inspection.macs, inspection.parameters) == (6, 8)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"speedup": 0.5}, "expected speedup to be a number >= 1, got 0.5"),
+        ({"speedup": float("nan")}, "expected speedup"),
+        ({"speedup": "2"}, "expected speedup"),
+        ({"speedup": None}, "expected speedup"),
+        ({"method": "n:m"}, "expected method='structured', got 'n:m'"),
+        ({"criterion": "l3"}, "expected criterion to be one of group_l2, .* got 'l3'"),
+        ({"criterion": ["group_l2"]}, "expected criterion"),
+        ({"metanetwork": 3}, "expected metanetwork to be a name"),
+        ({"finetune": 0}, "expected finetune .* got 0"),
+        ({"finetune": True}, "expected finetune .* got True"),
+        ({"finetune": "sgd"}, "expected finetune .* got 'sgd'"),
+        ({"repair": "ridge"}, "expected repair to be 'bn' or None, got 'ridge'"),
+        ({"seed": -1}, "expected seed"),
+        ({"seed": 0.5}, "expected seed"),
+    ],
+)
+def test_wrong_arguments(model, options, message):
+    before = state(model)
+    with pytest.raises(ValueError, match=message) as error:
+        tfmetaprune.prune(model, **{**NOTHING, **options})
+    assert isinstance(error.value, ArgumentError)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "train_data for metanetwork='default', repair='bn', finetune='default'.* set metanetwork=None, repair=None"),
+        ({"metanetwork": None, "finetune": None}, "train_data for repair='bn', got None. .* or set repair=None"),
+        ({"metanetwork": None, "repair": None, "finetune": 3}, "train_data for finetune=3, .* or set finetune=None"),
+        ({**NOTHING, "criterion": "fisher"}, "train_data for criterion='fisher'"),
+    ],
+)
+def test_missing_train_data(model, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        tfmetaprune.prune(model, **options)
+
+
+def test_data_that_do_not_fit(model):
+    images, labels = make_data(16)
+    with pytest.raises(DataError, match="expected labels in 0..4"):
+        tfmetaprune.prune(model, (images, labels + 3), metanetwork=None)
+    with pytest.raises(DataError, match="expected input 'image' of shape"):
+        tfmetaprune.prune(model, (images[:, 1:], labels), metanetwork=None)
+    with pytest.raises(DataError, match="expected labels, got inputs alone"):
+        tfmetaprune.prune(model, images, metanetwork=None)
+    with pytest.raises(DataError, match="expected input 'image' of shape"):
+        tfmetaprune.prune(model, validation_data=images[:, 1:], **NOTHING)
+
+
+def test_models_that_cannot_be_pruned(model, tmp_path):
+    with pytest.raises(NothingToPruneError, match="expected prunable channels, got none"):
+        tfmetaprune.prune(keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]), **NOTHING)
+    with pytest.raises(NothingToPruneError, match="expected a speed-up of 1000 to be reachable, got at most"):
+        tfmetaprune.prune(model, speedup=1000, **NOTHING)
+    with pytest.raises(UnsupportedModelError, match="expected a built model"):
+        tfmetaprune.prune(keras.Sequential([keras.layers.Dense(2)]), **NOTHING)
+    broken = tfmetaprune.decode(tfmetaprune.encode(model), model)
+    broken.weights[0].assign(np.nan * broken.weights[0])
+    with pytest.raises(UnsupportedModelError, match="expected finite numbers, got NaN"):
+        tfmetaprune.prune(broken, **NOTHING)
+    with pytest.raises(UnsupportedModelError, match="expected a tf_keras model, got PosixPath"):
+        tfmetaprune.inspect(pathlib.Path(tmp_path))
+
+
+def test_unknown_metanetwork(model):
+    with pytest.raises(MetaNetworkError, match="'no-such-network'"):
+        tfmetaprune.prune(model, make_data(8), metanetwork="no-such-network")
