@@ -17,7 +17,7 @@ from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
 from tfmetaprune.demo import DemoSettings, run_demo
 from tfmetaprune.errors import ArgumentError, MetaNetworkError
-from tfmetaprune.metatrain import trainer
+from tfmetaprune.metatrain import command
 from tfmetaprune.metatrain.zoo import residual_cnn
 from tfmetaprune.report.folder import atomic_folder
 from tfmetaprune.report.plots import plot_accuracy_curves
@@ -128,11 +128,22 @@ def test_export(digits_model, tmp_path, quantize, size):
     assert os.path.getsize(tmp_path / "model.tflite") < size * os.path.getsize(digits_model)
 
 
-def test_meta_train_passes_its_options_on(monkeypatch, tmp_path):
+def test_meta_train_passes_its_options_on_and_prints_the_card(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr(trainer, "meta_train_command", lambda **options: called.append(options), raising=False)
-    run("meta-train", "--out", tmp_path, "--steps", 5, "--seed", 1, "--num-models", 3, "--resume")
-    assert called == [{"out": tmp_path, "steps": 5, "seed": 1, "num_models": 3, "resume": True}]
+    measured = {
+        "speedups": [2.0, 4.0], "mean": {"group_l2": [0.8, 0.5], "metanetwork": [0.9, 0.7]},
+        "std": {"group_l2": [0.01, 0.02], "metanetwork": [0.01, 0.02]},
+    }  # fmt: skip
+
+    def meta_train(out, *, progress, **options):
+        progress("meta-steps", 1, 5)
+        called.append((out, options))
+        return {"measured": measured}
+
+    monkeypatch.setattr(command, "meta_train", meta_train)
+    printed = run("meta-train", "--out", tmp_path, "--steps", 5, "--seed", 1, "--num-models", 3, "--resume").stdout
+    assert called == [(tmp_path, {"steps": 5, "seed": 1, "num_models": 3, "resume": True})]
+    assert "90.0 ±1.0" in printed and "digits.keras" in printed
 
 
 def _bad_inputs(folder, model):
@@ -179,8 +190,8 @@ def test_real_process_has_no_traceback_and_no_log_noise(tmp_path):
     code = "from tfmetaprune.cli import main; main()"
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, "-c", code, "inspect", str(tmp_path / "text.keras")]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    arguments = [sys.executable, "-c", code, "inspect", str(tmp_path / "text.keras")]
+    process = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("Error: Model file") and process.stderr.count("\n") == 1
 

@@ -22,6 +22,7 @@ from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.report.tables import comparison_table
 from tfmetaprune.trace import trace_model
 
+BATCH_SIZE = 64
 WITH, WITHOUT = "with metanetwork", "without"
 
 
@@ -41,7 +42,7 @@ class DemoSettings:
 
     speedup: float = 2.0
     curve_speedups: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
-    train_epochs: int = 25
+    train_epochs: int = 40
     finetune_epochs: int = DEFAULT_EPOCHS
     widths: tuple[int, ...] = WIDTHS
     metanetwork: object = "default"
@@ -72,7 +73,7 @@ def run_demo(out, *, seed=0, settings=DemoSettings(), console=None) -> dict:  # 
         metanetwork = settings.metanetwork
         if not isinstance(metanetwork, keras.Model):
             metanetwork = load_metanetwork(metanetwork)
-        digits = data.load("digits", seed=seed)
+        digits = data.load("digits", batch_size=BATCH_SIZE, seed=seed)
         train = data.augment(digits.train, seed=seed)
         test = dataset_arrays(digits.test)
         counts = digits.num_examples

@@ -16,7 +16,7 @@ from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
-from tfmetaprune.graph.schema import CHANNEL, SCORE
+from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.model import MetaNetwork
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
@@ -263,10 +263,8 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
     if metanetwork is None:
         return Rewritten(statistics=statistics)
     with progress_bar("Running the metanetwork"):
-        graph = metanetwork(encode_graph(trace, statistics))
-    node_score = tf.reshape(graph.node_sets[CHANNEL][SCORE], [-1])
-    score = tf.math.unsorted_segment_mean(node_score, trace.channels.unit_of_node, trace.channels.num_units)
-    return Rewritten(decode_graph(graph, trace), score.numpy(), statistics)
+        weights, score = generate(metanetwork, trace, statistics)
+    return Rewritten(weights, score, statistics)
 
 
 def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", seed=0):

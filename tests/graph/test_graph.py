@@ -121,27 +121,48 @@ def test_layout_covers_edges_and_nodes(traces, name):
     np.testing.assert_array_equal(nodes["frozen"].numpy()[:, 0], frozen)
 
 
-def test_edges_carry_the_taps_between_their_ends(traces):
-    """Against the definition, index by index: a convolution, and a dense layer on a flattened map and a vector."""
-    trace = traces["flatten_concat"]
-    graph, layers = encode_graph(trace), {call.layer.name: call for call in trace.calls}
-    maker = [trace.calls[index].layer.name if index >= 0 else "input" for index in trace.channels.node_call]
-    first_node = {name: maker.index(name) for name in ("conv", "side", "hidden")}
+def _reader(trace):
+    """Two functions of names: the taps of an edge of the graph, and a weight of the model."""
+    graph = encode_graph(trace)
+    makers = [trace.calls[index].layer.name if index >= 0 else "input" for index in trace.channels.node_call]
 
-    def taps(edge_set, source, target):
+    def taps(edge_set, source, i, target, j):
         edges = graph.edge_sets[edge_set]
         pairs = np.stack([edges.adjacency.source.numpy(), edges.adjacency.target.numpy()], 1)
-        (row,) = np.flatnonzero(np.all(pairs == [source, target], 1))
+        (row,) = np.flatnonzero(np.all(pairs == [makers.index(source) + i, makers.index(target) + j], 1))
         return edges["weight"].numpy()[row]
 
-    conv, hidden = layers["conv"].layer.kernel.numpy(), layers["hidden"].layer.kernel.numpy()
+    return taps, lambda layer, weight="kernel": getattr(trace.model.get_layer(layer), weight).numpy()
+
+
+def test_edges_carry_the_taps_between_their_ends(traces):
+    """Against the definition, index by index: a convolution, and a dense layer on a flattened map and a vector."""
+    taps, kernel = _reader(traces["flatten_concat"])
+    conv, hidden = kernel("conv"), kernel("hidden")
     assert conv.shape == (3, 3, 2, 5) and hidden.shape == (2 * 4 * 5 + 6, 7)
     for i, o in ((0, 0), (1, 3)):
-        np.testing.assert_array_equal(taps("kernel_3x3", i, first_node["conv"] + o), conv[:, :, i, o].reshape(-1))
+        np.testing.assert_array_equal(taps("kernel_3x3", "input", i, "conv", o), conv[:, :, i, o].reshape(-1))
     for c, o in ((0, 0), (4, 6), (2, 3)):
         expected = [hidden[position * 5 + c, o] for position in range(8)]
-        np.testing.assert_array_equal(taps("kernel_2x4", first_node["conv"] + c, first_node["hidden"] + o), expected)
-    np.testing.assert_array_equal(taps("kernel_1", first_node["side"] + 2, first_node["hidden"] + 5), [hidden[42, 5]])
+        np.testing.assert_array_equal(taps("kernel_2x4", "conv", c, "hidden", o), expected)
+    np.testing.assert_array_equal(taps("kernel_1", "side", 2, "hidden", 5), [hidden[42, 5]])
+
+
+def test_edges_carry_the_kernels_own_taps_before_flattened_ones(traces):
+    taps, kernel = _reader(traces["reshapes"])
+    conv3 = kernel("conv3")
+    assert conv3.shape == (3, 4 * 5, 6)
+    expected = [conv3[k, position * 5 + 2, 4] for k in range(3) for position in range(4)]
+    np.testing.assert_array_equal(taps("kernel_3x4", "conv2", 2, "conv3", 4), expected)
+
+
+def test_depthwise_edges_join_a_channel_with_those_made_of_it(traces):
+    taps, kernel = _reader(traces["depthwise_separable"])
+    depthwise = kernel("depthwise2", "depthwise_kernel")
+    assert depthwise.shape == (3, 3, 6, 2)
+    for i, m in ((0, 1), (3, 0), (5, 1)):
+        found = taps("channel_3x3", "stem_conv", i, "depthwise2", 2 * i + m)
+        np.testing.assert_array_equal(found, depthwise[:, :, i, m].reshape(-1))
 
 
 def test_structure_ignores_values(traces):

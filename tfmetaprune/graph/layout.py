@@ -248,7 +248,7 @@ def _pieces(call: CallChannels, weight, axes):
     if is_per_channel(axes):
         source = layout_positions(call.roles["in"])
         if source_axis is not None:
-            source = np.tile(source, getattr(call.call.layer, weight).shape[target_axis])
+            source = np.repeat(source, getattr(call.call.layer, weight).shape[target_axis])
         elif len(source) != len(target):
             source = target
         yield own or (1,), source, target, False, 0

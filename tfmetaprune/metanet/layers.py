@@ -166,7 +166,7 @@ class Published(keras.layers.Layer):
             degree, linked = structure.degree[end][:, np.newaxis], structure.linked[end][:, np.newaxis]
             joined = {kind: structure.join(op, end, rows[end, kind]) for kind, op in ops.items()}
             mean, mean_square = joined["sum"] / degree, joined["square"] / degree
-            variance = tf.nn.relu(mean_square - tf.square(mean)) * tf.square(factor)
+            variance = tf.where(degree > 1, tf.nn.relu(mean_square - tf.square(mean)), 0.0) * tf.square(factor)
             most, least = (tf.where(linked, joined[kind], 0.0) * factor for kind in ("max", "min"))
             found = [mean * factor, tf.sqrt(variance + _EPSILON), tf.maximum(most, least), tf.minimum(most, least)]
             h += self.merge(tf.concat(found, -1))

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import platform
-import time
 
 import numpy as np
 
@@ -13,14 +12,14 @@ from tfmetaprune.data import load
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, save_metanetwork
 from tfmetaprune.metatrain.evaluate import pruning_curve
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
-from tfmetaprune.metatrain.zoo import WIDTHS, dataset_arrays, make_zoo
+from tfmetaprune.metatrain.zoo import WIDTHS, dataset_arrays, logged_seconds, make_zoo
 
 BATCH_SIZE = 64  # of the data models' training
 HELD_OUT_SEED = 1000  # data models with this seed and above are never trained on
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
 
 
-def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=8, epochs=60, resume=False, progress=None):
+def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=6, epochs=60, resume=False, progress=None):
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:
@@ -39,7 +38,6 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=8, epochs
     out = pathlib.Path(out)
     report = progress or (lambda *_: None)
     splits = load("digits", batch_size=BATCH_SIZE)
-    started = time.perf_counter()
     made = iter(range(1, num_models + num_held_out + 1))
 
     def zoo(seeds):
@@ -48,15 +46,12 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=8, epochs
 
     models = zoo(range(num_models))
     held_out = zoo(range(HELD_OUT_SEED, HELD_OUT_SEED + num_held_out))
-    zoo_seconds = time.perf_counter() - started
 
-    started = time.perf_counter()
     keras.utils.set_random_seed(seed)
     metanet = MetaNetwork(MetaNetConfig())
     settings = MetaTraining(steps=steps, seed=seed)
     trainer = MetaTrainer(metanet, models, splits.train, settings, out)
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, steps))
-    seconds = time.perf_counter() - started
 
     x, y = dataset_arrays(splits.test)
     judged = iter(range(1, num_held_out + 1))
@@ -74,7 +69,10 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=8, epochs
         "config": dataclasses.asdict(metanet.config),
         "parameters": int(sum(np.prod(v.shape) for v in metanet.trainable_variables)),
         "training": dataclasses.asdict(settings),
-        "seconds": {"data_models": round(zoo_seconds), "meta_training": round(seconds)},
+        "seconds": {
+            "data_models": round(logged_seconds(out / "zoo" / "log.jsonl")),
+            "meta_training": round(logged_seconds(out / "log.jsonl")),
+        },
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
         "measured": {
             "what": "accuracy on the test split right after pruning and BN re-estimation on the training split, no fine-tuning",

@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from tfmetaprune._keras import tf
-from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
-from tfmetaprune.graph.schema import CHANNEL, SCORE
+from tfmetaprune.graph import channel_statistics
+from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metatrain.zoo import accuracy
 from tfmetaprune.pruning import (
     make_plan,
@@ -55,23 +54,6 @@ class Curve:
             result["gain_standard_error"] = (difference.std(0, ddof=1) / len(difference) ** 0.5).round(4).tolist()
             result["models_won"] = (difference > 0).sum(0).tolist()
         return result
-
-
-def generate(metanet, trace, statistics):
-    """Passes a traced model through the metanetwork.
-
-    Args:
-      metanet: the `MetaNetwork`.
-      trace: the traced model.
-      statistics: float32 [num_units, S], of `channel_statistics`.
-
-    Returns:
-      The generated weights, (layer, weight) -> tensor, and the score of each unit, float32 [num_units].
-    """
-    graph = metanet(encode_graph(trace, statistics))
-    score = tf.reshape(graph.node_sets[CHANNEL][SCORE], [-1])
-    channels = trace.channels
-    return decode_graph(graph, trace), tf.math.unsorted_segment_mean(score, channels.unit_of_node, channels.num_units).numpy()
 
 
 def group_keep_ratios(metanet, models, calibration, speedup) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Data models: the trained networks that a metanetwork learns from and is judged on."""
 
+import json
 import pathlib
+import time
 
 import numpy as np
 
-from tfmetaprune._keras import keras, tf
+from tfmetaprune._keras import keras
 
 WIDTHS = (16, 32, 64)
 
@@ -92,15 +94,29 @@ def make_zoo(folder, splits, seeds, *, epochs=60, widths=WIDTHS, progress=None) 
         if path.exists():
             model = keras.models.load_model(path)
         else:
+            started = time.perf_counter()
             model = residual_cnn(splits.input_shape, splits.num_classes, widths=widths, seed=seed)
             train_data_model(model, augment(splits.train, seed=seed), epochs=epochs)
             partial = path.with_suffix(".partial.keras")
             model.save(partial)
             partial.replace(path)
+            append_line(folder / "log.jsonl", {"seed": seed, "seconds": round(time.perf_counter() - started, 1)})
         models.append(model)
         if progress is not None:
             progress(seed)
     return models
+
+
+def append_line(path, entry: dict):
+    """Appends a JSON line to a log."""
+    with open(path, "a", encoding="utf-8") as log:
+        log.write(json.dumps(entry) + "\n")
+
+
+def logged_seconds(path) -> float:
+    """Sums the seconds of a log, over all the runs that wrote it."""
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines)
 
 
 def dataset_arrays(dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +127,6 @@ def dataset_arrays(dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def accuracy(model, x, y, *, batch_size=512) -> float:
     """Share of the samples whose largest logit is the label's; `x` [n, ...], `y` int [n]."""
-    predict = tf.function(lambda batch: model(batch, training=False))
-    hits = [np.argmax(predict(x[i : i + batch_size]), -1) == y[i : i + batch_size] for i in range(0, len(x), batch_size)]
-    return float(np.mean(np.concatenate(hits)))
+    starts = range(0, len(x), batch_size)  # called eagerly: tracing would take longer than these small networks run
+    logits = np.concatenate([model(x[start : start + batch_size], training=False) for start in starts])
+    return float(np.mean(np.argmax(logits, -1) == y))

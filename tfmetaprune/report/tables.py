@@ -27,7 +27,8 @@ def comparison_table(title, rows) -> Table:
         "gzip_size_bytes": ("gzip", format_count),
         "latency_ms": ("Latency", _format_milliseconds),
     }
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
+    layout = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}  # 80 columns
+    table = Table(title=title, title_justify="left", **layout)
     table.add_column("Model", no_wrap=True)
     for header, _ in columns.values():
         table.add_column(header, justify="right", no_wrap=True)
