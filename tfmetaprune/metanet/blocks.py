@@ -16,7 +16,7 @@ from tfmetaprune.graph import schema
 from tfmetaprune.graph.layout import Block, GraphLayout
 
 SOURCE, TARGET = 0, 1
-MAX_EDGES = 2**17  # larger blocks are cut along their inputs: less memory for what is computed on one
+MAX_EDGES = 2**18  # larger blocks are cut along their inputs: less memory for what is computed on one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

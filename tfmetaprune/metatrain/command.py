@@ -19,7 +19,7 @@ HELD_OUT_SEED = 1000  # data models with this seed and above are never trained o
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
 
 
-def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=6, epochs=60, resume=False, progress=None):
+def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, resume=False, progress=None):
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:

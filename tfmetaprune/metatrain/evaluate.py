@@ -18,7 +18,7 @@ from tfmetaprune.pruning import (
 from tfmetaprune.trace import trace_model
 
 SPEEDUPS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-BASELINES = ("group_l2", "group_l2_max", "fisher", "random")
+BASELINES = ("group_l2", "group_l2_one_shot", "group_l2_max", "fisher", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Curve:
         return result
 
 
-def group_keep_ratios(metanet, models, calibration, speedup) -> np.ndarray:
-    """Mean share of channels that the metanetwork keeps in each group of the models, float [num_groups]."""
+def group_keep_ratios(metanet, models, calibration, speedups) -> np.ndarray:
+    """Mean share of channels that the metanetwork keeps in each group of the models, float [num_speedups, num_groups]."""
     ratios = []
     for model in models:
         trace = trace_model(model)
         weights, score = generate(metanet, trace, channel_statistics(trace, calibration))
-        plan = make_plan(trace, "group_l2", speedup=speedup, weights=weights, score=score)
         group = trace.channels.group_of_unit
-        ratios.append(np.bincount(group, plan.keep) / np.bincount(group))
+        plans = [make_plan(trace, "group_l2", speedup=speedup, weights=weights, score=score) for speedup in speedups]
+        ratios.append([np.bincount(group, plan.keep) / np.bincount(group) for plan in plans])
     return np.mean(ratios, 0)
 
 
@@ -93,7 +93,7 @@ def pruning_curve(models, calibration, x, y, *, metanet=None, training_models=()
       training_models: models the metanetwork was trained on; with them the control "allocation" is measured as well: the
         mean number of channels the metanetwork keeps in each of *their* groups, ordered by group L2.
       speedups: MACs ratios.
-      baselines: criteria to compare with.
+      baselines: criteria to compare with; with "_one_shot" after the name all channels go in one step.
       progress: called with a line of text after each model.
 
     Returns:
@@ -103,7 +103,7 @@ def pruning_curve(models, calibration, x, y, *, metanet=None, training_models=()
     result = {method: [] for method in methods}
     unpruned = []
     if "allocation" in methods:
-        ratios = [group_keep_ratios(metanet, training_models, calibration, speedup) for speedup in speedups]
+        ratios = group_keep_ratios(metanet, training_models, calibration, speedups)
     for number, model in enumerate(models):
         trace = trace_model(model)
         statistics = channel_statistics(trace, calibration)
@@ -118,10 +118,11 @@ def pruning_curve(models, calibration, x, y, *, metanet=None, training_models=()
                 if method == "allocation":
                     plan = _fixed_allocation(trace, ratios[k])
                 else:
-                    criterion = "group_l2" if method == "metanetwork" else method
+                    criterion = "group_l2" if method == "metanetwork" else method.removesuffix("_one_shot")
                     plan = make_plan(
-                        trace, criterion, speedup=speedup, score=score, weights=weights, statistics=statistics, seed=number
-                    )
+                        trace, criterion, speedup=speedup, score=score, weights=weights, statistics=statistics, seed=number,
+                        step=1.0 if method.endswith("_one_shot") else None,
+                    )  # fmt: skip
                 small = reestimate_bn(rebuild_model(trace, plan, weights), calibration)
                 row.append(accuracy(small, x, y))
             result[method].append(row)

@@ -13,6 +13,8 @@ from tfmetaprune.pruning.groups import ChannelGroup, channel_groups
 from tfmetaprune.pruning.importance import check_numbers, scorer
 from tfmetaprune.trace import ModelTrace
 
+SMALL_STEP = 0.005  # share of the prunable channels that go between two estimates (METHOD.md)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PruningPlan:
@@ -107,7 +109,7 @@ def plan_from_keep(trace: ModelTrace, keep: np.ndarray) -> PruningPlan:
 
 def make_plan(
     trace: ModelTrace, scores_or_criterion="group_l2", *, speedup: float, score=None, floor: float = 0.1,
-    step: float = 0.005, weights: Mapping | None = None, statistics: np.ndarray | None = None, seed: int = 0,
+    step: float | None = None, weights: Mapping | None = None, statistics: np.ndarray | None = None, seed: int = 0,
 ) -> PruningPlan:  # fmt: skip
     """Chooses the channels to drop.
 
@@ -121,7 +123,8 @@ def make_plan(
       speedup: the MACs ratio to reach, at least 1; 1 gives the empty plan.
       score: float [num_units], added to the criterion's scores (a metanetwork's).
       floor: share of its channels, in [0, 1], that every group and every layer keeps; one remains in any case.
-      step: share of all prunable channels that go between two estimates, in (0, 1].
+      step: share of all prunable channels that go between two estimates, in (0, 1]. None: 0.005; with a `score` 1, because
+        a metanetwork's scores are trained for a ranking in one shot.
       weights: (layer name, weight name) -> tensor in place of the model's own, for the L2 criteria.
       statistics: float [num_units, S], the channel statistics, for "fisher".
       seed: for "random".
@@ -132,6 +135,7 @@ def make_plan(
     """
     _check_range("speedup", speedup, 1, math.inf, "a MACs ratio of at least 1", "Give 2.0 to halve the MACs")
     _check_range("floor", floor, 0, 1, "a share in [0, 1]", "Give 0.1 to keep a tenth of every layer")
+    step = (SMALL_STEP if score is None else 1.0) if step is None else step
     _check_range("step", step, 0, 1, "a share in (0, 1]", "Give 0.005", open_low=True)
     keep = np.ones(trace.channels.num_units, bool)
     if speedup == 1:

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people, too (Okabe and Ito)
 _MARKERS = ("o", "s", "^", "D")
 _GREY = "#555555"
+_TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
@@ -30,11 +31,12 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
         )  # fmt: skip
     if chance is not None:
         axes.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing", zorder=0)
-    ticks = sorted({round(speedup, 1) for curve in curves.values() for speedup, _ in curve})
+    reached = [speedup for curve in curves.values() for speedup, _ in curve]
+    ticks = [tick for tick in _TICKS if min(reached) / 1.05 <= tick <= max(reached) * 1.05]
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}\u00d7" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(ticks[0] / 1.06, ticks[-1] * 1.06)
+    axes.set_xlim(min(reached) / 1.06, max(reached) * 1.06)
     axes.set_ylim(0, 102)
     axes.set_xlabel("Speed-up (MACs before / MACs after)")
     axes.set_ylabel("Accuracy (%)")
