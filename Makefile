@@ -26,7 +26,7 @@ benchmark: setup
 	$(BIN)/python benchmarks/graph.py
 
 metanetwork: setup
-	$(BIN)/tfmetaprune meta-train --out runs/digits
+	$(BIN)/tfmetaprune meta-train --out runs/digits --resume
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
