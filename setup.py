@@ -29,6 +29,6 @@ setuptools.setup(
         "typer",
         "rich",
     ],
-    extras_require={"test": ["pytest", "hypothesis", "ruff"]},
+    extras_require={"test": ["pytest", "ruff"]},
     entry_points={"console_scripts": ["tfmetaprune = tfmetaprune.cli:main"]},
 )
