@@ -160,6 +160,10 @@ def test_importance_with_keep_is_that_of_the_pruned_model(name):
     expected = unit_importance(trace, keep=plan.keep).numpy()[plan.keep]
     np.testing.assert_allclose(unit_importance(pruned), expected, rtol=1e-5)
     np.testing.assert_array_equal(pruned.channels.group_of_unit, trace.channels.group_of_unit[plan.keep])
+    for normalizer in ("mean", "max"):
+        score = normalized_score(unit_importance(trace), trace.channels.group_of_unit, normalizer, plan.keep)[plan.keep]
+        rest = normalized_score(unit_importance(trace)[plan.keep], pruned.channels.group_of_unit, normalizer)
+        np.testing.assert_allclose(score, rest, rtol=1e-5, atol=1e-5)
 
 
 def test_importance_is_differentiable():
