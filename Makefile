@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint benchmark metanetwork clean
+.PHONY: setup test demo lint benchmark coverage random-models metanetwork clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,12 @@ demo: setup
 
 benchmark: setup
 	$(BIN)/python benchmarks/graph.py
+
+coverage: setup
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/coverage.py
+
+random-models: setup
+	TF_CPP_MIN_LOG_LEVEL=3 TFMETAPRUNE_RANDOM_MODELS=1000 $(BIN)/python -m pytest tests/test_random_models.py
 
 metanetwork: setup
 	$(BIN)/tfmetaprune meta-train --out runs/digits --resume

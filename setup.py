@@ -29,6 +29,6 @@ setuptools.setup(
         "typer",
         "rich",
     ],
-    extras_require={"test": ["pytest", "ruff"]},
+    extras_require={"test": ["hypothesis", "pytest", "ruff"]},
     entry_points={"console_scripts": ["tfmetaprune = tfmetaprune.cli:main"]},
 )

@@ -113,11 +113,11 @@ def test_prune(digits_model, tmp_path):
 
 def test_inspect(tmp_path):
     path = tmp_path / "model.keras"
-    ZOO["frozen_kinds"]().save(path)
+    ZOO["grouped"]().save(path)
     printed = run("inspect", path).stdout
-    assert "Channel groups of model 'frozen_kinds'" in printed and "parameters" in printed
+    assert "Channel groups of model 'grouped'" in printed and "parameters" in printed
     values = json.loads(run("inspect", path, "--json").stdout)
-    assert values["name"] == "frozen_kinds" and values["groups"]
+    assert values["name"] == "grouped" and values["groups"]
 
 
 @pytest.mark.parametrize("quantize, size", [(None, 1.0), ("int8", 0.6)])

@@ -232,7 +232,7 @@ def test_inspect():
     assert values["unknown_layers"] == ["'shift' (ChannelShift)"]
     assert any("'shift' (ChannelShift)" in reason for reason in values["frozen"])
     assert values["prunable_macs_share"] == 1.0  # every kernel reads or makes such a channel
-    assert 0 < tfmetaprune.inspect(ZOO["frozen_kinds"]()).prunable_macs_share < 1
+    assert 0 < tfmetaprune.inspect(ZOO["grouped"]()).prunable_macs_share < 1
     assert {group["name"] for group in values["groups"] if group["prunable"]} == {"stem_conv", "after_conv", "body_conv"}
 
 

@@ -314,15 +314,15 @@ def raw_operations():
 
 
 @_entry
-def frozen_kinds():
-    """Kinds that are known to mix channels, and a model inside the model."""
+def grouped():
+    """Grouped and transposed convolutions, a softmax over channels, and a model inside the model."""
     inputs = keras.Input((6, 6, 4), name="image")
     x = L.Conv2D(8, 3, padding="same", groups=2, name="grouped")(_conv_bn(inputs, 6, "stem"))
     x = L.Conv2DTranspose(6, 3, padding="same", name="transposed")(_conv_bn(x, 5, "middle"))
     x = L.Dense(7, name="hidden")(L.Softmax(name="softmax")(L.Dense(6, name="scores")(x)))
     inner_inputs = keras.Input((6, 6, 7))
     inner = keras.Model(inner_inputs, L.BatchNormalization()(L.Conv2D(5, 1)(inner_inputs)), name="inner")
-    return _model(inputs, _head(_conv_bn(inner(x), 6, "outer")), "frozen_kinds")
+    return _model(inputs, _head(_conv_bn(inner(x), 6, "outer")), "grouped")
 
 
 @_entry

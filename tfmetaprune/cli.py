@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import zipfile
 from typing import Annotated
 
 import typer
@@ -178,16 +179,27 @@ def _load_model(path):
     """Loads a Keras model; whatever goes wrong is an `UnsupportedModelError`."""
     if not path.exists():
         raise UnsupportedModelError(f"Model file '{path}': expected a Keras model, found no such file. Check the path.")
-    with _quiet():
-        from tfmetaprune._keras import keras
     try:
+        with _quiet():
+            if _is_keras3_file(path):
+                import keras
+            else:
+                from tfmetaprune._keras import keras
         return keras.models.load_model(path)
     except Exception as error:  # zip, HDF5, JSON and Keras each raise kinds of their own
         reason = (str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")
         raise UnsupportedModelError(
-            f"Model file '{path}': expected a Keras 2 (tf_keras) model, got {type(error).__name__}: {reason}. "
-            f"Save the model with tf_keras (model.save('model.keras')), without custom objects."
+            f"Model file '{path}': expected a Keras model, got {type(error).__name__}: {reason}. "
+            f"Save the model by model.save('model.keras'), without custom objects."
         ) from error
+
+
+def _is_keras3_file(path) -> bool:
+    """Whether Keras 3 wrote a model file, by the version noted in it; older formats are those of Keras 2."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("metadata.json"))["keras_version"].startswith("3")
 
 
 @contextlib.contextmanager

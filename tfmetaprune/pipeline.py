@@ -16,6 +16,7 @@ from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
+from tfmetaprune.interop import carry
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.model import MetaNetwork
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
@@ -40,7 +41,7 @@ class PruneResult:
     """What `prune` returns.
 
     Attributes:
-      model: the smaller model, a plain tf_keras model.
+      model: the smaller model, a plain model of the caller's own Keras.
       plan: which channels went, a `PruningPlan`.
       report: what happened, a dict that `json.dumps` accepts: MACs, parameters, loss and accuracy after each step,
         the width of every group, what had to stay and why.
@@ -91,7 +92,7 @@ def prune(
     to it meanwhile and get their state back; TensorFlow's global seed can be set but not read, and stays at `seed`.
 
     Args:
-      model: a trained functional or Sequential tf_keras model.
+      model: a trained functional or Sequential model of Keras 2 (tf_keras) or Keras 3.
       train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used by the metanetwork
         and the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
       validation_data: the same; the report holds the loss and accuracy on it after each step. Chooses nothing.
@@ -120,6 +121,7 @@ def prune(
     _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed)
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
+        model, back = carry(model)
         trace = trace_model(model)
         train = None if train_data is None else _shuffled(train_data, seed)
         if train is not None:
@@ -146,11 +148,15 @@ def prune(
             steps["repaired"] = evaluate(small)
         history = None
         if callable(finetune):
-            history = finetune(small, train_data, validation_data)
+            result = back(small)
+            history = finetune(result, train_data, validation_data)
             history = getattr(history, "history", history)
-        elif finetune is not None:
-            epochs = DEFAULT_EPOCHS if finetune == "default" else finetune
-            history = finetune_model(small, train, validation, epochs=epochs)
+            small = carry(result)[0]
+        else:
+            if finetune is not None:
+                epochs = DEFAULT_EPOCHS if finetune == "default" else finetune
+                history = finetune_model(small, train, validation, epochs=epochs)
+            result = back(small)
         if finetune is not None:
             steps["finetuned"] = evaluate(small)
     report = {
@@ -170,14 +176,14 @@ def prune(
         "frozen": _frozen(trace),
         "unknown_layers": _unknown_layers(trace),
     }
-    return PruneResult(small, plan, report, history)
+    return PruneResult(result, plan, report, history)
 
 
 def encode(model):
     """Encodes a model as a graph: one node a channel, one edge a pair of channels and weight.
 
     Args:
-      model: a functional or Sequential tf_keras model; it is not modified.
+      model: a functional or Sequential model of either Keras; it is not modified.
 
     Returns:
       A scalar `tfgnn.GraphTensor` that holds every weight of the model, see `graph/schema.py`.
@@ -185,7 +191,7 @@ def encode(model):
     Raises:
       UnsupportedModelError: the model cannot be traced, or has NaN weights.
     """
-    return encode_graph(trace_model(model))
+    return encode_graph(trace_model(carry(model)[0]))
 
 
 def decode(graph, model):
@@ -202,19 +208,20 @@ def decode(graph, model):
       UnsupportedModelError: the model cannot be traced, or has NaN weights.
       ArgumentError: the graph was made from a model of another structure.
     """
-    return replace_weights(model, decode_graph(graph, trace_model(model)))
+    model, back = carry(model)
+    return back(replace_weights(model, decode_graph(graph, trace_model(model))))
 
 
 def inspect(model) -> Inspection:
     """Tells what can be pruned of a model, what cannot, and why.
 
     Args:
-      model: a functional or Sequential tf_keras model; it is not modified.
+      model: a functional or Sequential model of either Keras; it is not modified.
 
     Raises:
       UnsupportedModelError: the model cannot be traced, or has NaN weights.
     """
-    trace = trace_model(model)
+    trace = trace_model(carry(model)[0])
     whole = cost(trace)
     frozen = np.zeros(trace.channels.num_units, bool)
     frozen[list(trace.channels.frozen)] = True

@@ -5,7 +5,7 @@ The only file that touches Keras' private graph.
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,53 @@ from tfmetaprune.layers import LayerCall, TensorIndex
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One call inside one model: of a layer, or of a nested model.
+
+    Attributes:
+      layer: the layer, or the nested model.
+      args, kwargs: what it is called with; every tensor is replaced by its `TensorIndex`.
+      inputs, outputs: indices of the tensors read and made.
+      call: index of the call event in `ModelTrace.calls`; None for a nested model.
+      inside: what goes on inside the nested model; None for a layer.
+    """
+
+    layer: Any
+    args: tuple
+    kwargs: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    call: int | None = None
+    inside: "Scope | None" = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scope:
+    """One walk through one model, the whole or a nested one.
+
+    Attributes:
+      model: the model.
+      inputs, outputs: indices of the tensors that go in and come out, in the order of `model.inputs` and `.outputs`.
+      steps: what is called, in topological order.
+    """
+
+    model: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ModelTrace:
-    """A model as a list of call events.
+    """A model as a list of call events; nested models are walked through.
 
     Attributes:
       model: the tf_keras model.
-      calls: every call of every layer (inputs excluded) in topological order.
+      calls: every call of every layer (inputs and nested models excluded) in topological order.
       shapes: the shape of every tensor, batch axis included, None where unknown.
       inputs, outputs: tensor indices of the model's inputs and outputs.
       channels: where every channel goes.
+      root: the calls once more, as they are nested.
     """
 
     model: Any
@@ -34,6 +72,7 @@ class ModelTrace:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     channels: ChannelMap
+    root: Scope
 
 
 def trace_model(model) -> ModelTrace:
@@ -43,7 +82,8 @@ def trace_model(model) -> ModelTrace:
       model: a built model; it is not modified.
 
     Raises:
-      UnsupportedModelError: it is no tf_keras model, is subclassed or unbuilt, or has NaN or infinite weights.
+      UnsupportedModelError: it is no tf_keras model, is subclassed or unbuilt, has ragged or sparse inputs, or has NaN or
+        infinite weights.
 
     Example:
       >>> from tfmetaprune._keras import keras
@@ -53,38 +93,82 @@ def trace_model(model) -> ModelTrace:
       ([4, 2], 9)
     """
     _check_model(model)
-    index, shapes = {}, []
+    reader = _Reader()
+    inputs = tuple(reader.new_tensor(tensor) for tensor in model.inputs)
+    root = reader.read(model, inputs, "")
+    channels = follow_channels(reader.calls, reader.shapes, inputs, root.outputs, reader.equal_tensors)
+    return ModelTrace(model, tuple(reader.calls), tuple(reader.shapes), inputs, root.outputs, channels, root)
 
-    def tensor_index(tensor):
-        if id(tensor) not in index:
-            index[id(tensor)] = len(shapes)
-            shapes.append(tuple(tensor.shape))
-        return index[id(tensor)]
 
-    def replace(structure):
-        return tf.nest.map_structure(
-            lambda leaf: TensorIndex(tensor_index(leaf)) if hasattr(leaf, "_keras_history") else leaf, structure
-        )
+class _Reader:
+    """Walks through a model and the models nested in it."""
 
-    inputs = tuple(tensor_index(tensor) for tensor in model.inputs)
-    calls, counts = [], {}
-    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            if node.is_input:
-                continue
-            read = tuple(tensor_index(tensor) for tensor in node.keras_inputs)
-            made = tuple(tensor_index(tensor) for tensor in tf.nest.flatten(node.outputs))
-            layer = node.layer
-            calls.append(
-                LayerCall(
-                    layer, counts.get(layer.name, 0), replace(node.call_args), replace(node.call_kwargs), read, made,
-                    tuple(shapes[tensor] for tensor in read), tuple(shapes[tensor] for tensor in made),
-                )
-            )  # fmt: skip
-            counts[layer.name] = counts.get(layer.name, 0) + 1
-    outputs = tuple(tensor_index(tensor) for tensor in model.outputs)
-    channels = follow_channels(calls, shapes, inputs, outputs)
-    return ModelTrace(model, tuple(calls), tuple(shapes), inputs, outputs, channels)
+    def __init__(self):
+        self.calls, self.shapes, self.equal_tensors = [], [], []
+        self.paths, self.counts, self.first_inputs = {}, {}, {}
+
+    def new_tensor(self, tensor) -> int:
+        kind = type(getattr(tensor, "type_spec", None)).__name__
+        if kind in ("RaggedTensorSpec", "SparseTensorSpec"):
+            raise UnsupportedModelError(
+                f"Tensor {tensor.name!r}: expected a dense tensor, got a {kind.removesuffix('TensorSpec').lower()} one. "
+                f"Convert it to a dense one in front of the model."
+            )
+        self.shapes.append(tuple(tensor.shape))
+        return len(self.shapes) - 1
+
+    def entering(self, layer, args) -> tuple[int, ...] | None:
+        """The tensors that go into a nested model, in the order of its inputs; None for a layer."""
+        if not is_functional(layer) or not args:
+            return None
+        leaves = layer._flatten_to_reference_inputs(args[0])
+        return tuple(leaf.index for leaf in leaves) if all(isinstance(leaf, TensorIndex) for leaf in leaves) else None
+
+    def read(self, model, inputs, prefix) -> Scope:
+        """Walks through a model whose inputs are the tensors of these indices."""
+        index = {id(tensor): i for tensor, i in zip(model.inputs, inputs, strict=True)}
+
+        def replace(structure):
+            return tf.nest.map_structure(
+                lambda leaf: TensorIndex(index[id(leaf)]) if hasattr(leaf, "_keras_history") else leaf, structure
+            )
+
+        steps = []
+        for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+            order = {id(node): node.layer._inbound_nodes.index(node) for node in nodes}  # as the calls were made
+            layers = list(dict.fromkeys(id(node.layer) for node in nodes))
+            for node in sorted(nodes, key=lambda node: (layers.index(id(node.layer)), order[id(node)])):
+                if node.is_input:
+                    continue
+                layer, made = node.layer, tf.nest.flatten(node.outputs)
+                args, kwargs = replace(node.call_args), replace(node.call_kwargs)
+                read = tuple(index[id(tensor)] for tensor in node.keras_inputs)
+                path = self.paths.setdefault(id(layer), prefix + layer.name)
+                entering = self.entering(layer, args)
+                if entering is not None:
+                    inside = self.read(layer, entering, path + "/")
+                    known = self.first_inputs.setdefault(id(layer), entering)
+                    self.equal_tensors += [pair for pair in zip(known, entering) if known is not entering]
+                    steps.append(Step(layer, args, kwargs, read, inside.outputs, inside=inside))
+                    index.update({id(tensor): i for tensor, i in zip(made, inside.outputs, strict=True)})
+                    continue
+                outputs = tuple(self.new_tensor(tensor) for tensor in made)
+                index.update({id(tensor): i for tensor, i in zip(made, outputs)})
+                steps.append(Step(layer, args, kwargs, read, outputs, call=len(self.calls)))
+                count = self.counts[id(layer)] = self.counts.get(id(layer), -1) + 1
+                self.calls.append(
+                    LayerCall(
+                        layer, path, count, args, kwargs, read, outputs,
+                        tuple(self.shapes[tensor] for tensor in read), tuple(self.shapes[tensor] for tensor in outputs),
+                    )
+                )  # fmt: skip
+        return Scope(model, inputs, tuple(index[id(tensor)] for tensor in model.outputs), tuple(steps))
+
+
+def is_functional(layer) -> bool:
+    """Whether a layer is a functional or a built Sequential model, whose calls can be walked through."""
+    functional = keras.Sequential.__mro__[1]  # tf_keras does not export the class
+    return isinstance(layer, functional) and bool(getattr(layer, "_nodes_by_depth", None)) and layer.inputs is not None
 
 
 def _check_model(model) -> None:
@@ -103,10 +187,11 @@ def _check_model(model) -> None:
             f"Model {model.name!r}: expected a built model, got a Sequential without an input shape. "
             f"Give its first layer an input_shape, or call it once on data."
         )
-    if not isinstance(model, type(keras.Sequential()).__mro__[1]):  # Functional, which tf_keras does not export
+    if not is_functional(model):
         raise UnsupportedModelError(
             f"Model {model.name!r}: expected a functional or Sequential model, got the subclassed model "
-            f"{type(model).__name__}. Wrap its layers functionally: keras.Model(inputs, outputs)."
+            f"{type(model).__name__} with the parts {_parts(model)}. Wrap it functionally: call its parts one by one on "
+            f"keras.Input(...) as its call() does, then keras.Model(inputs, outputs)."
         )
     for weight in model.weights:
         if weight.dtype.is_floating and not np.all(np.isfinite(weight.numpy())):
@@ -116,8 +201,13 @@ def _check_model(model) -> None:
             )
 
 
+def _parts(model) -> str:
+    parts = [f"{layer.name!r} ({type(layer).__name__})" for layer in model._flatten_layers(recursive=False, include_self=False)]
+    return ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "") if parts else "none that Keras knows of"
+
+
 def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
-    """Walks the call events.
+    """Walks the call events in inference mode.
 
     Args:
       trace: the traced model.
@@ -132,6 +222,38 @@ def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
         args, kwargs = tf.nest.map_structure(
             lambda leaf: values[leaf.index] if isinstance(leaf, TensorIndex) else leaf, (call.args, dict(call.kwargs))
         )
+        if getattr(getattr(call.layer, "_call_spec", None), "default_training_arg", None) is True:
+            kwargs.setdefault("training", False)  # random augmentations, which train unless told otherwise
         made = call.layer(*args, **kwargs) if call_layer is None else call_layer(position, call, *args, **kwargs)
         values.update(zip(call.outputs, tf.nest.flatten(made)))
     return [values[tensor] for tensor in trace.outputs]
+
+
+def map_inputs(call: LayerCall, function: Callable, args, kwargs) -> tuple:
+    """Applies a function to the tensors among a call's arguments.
+
+    Args:
+      call: the call.
+      function: `function(position, tensor)`, the position counted as in `call.inputs`.
+      args: the arguments, as `run` hands them to `call_layer`.
+      kwargs: the keyword arguments, likewise.
+
+    Returns:
+      The new args and kwargs.
+    """
+    count = iter(range(len(call.inputs)))
+
+    def replace(template, value):
+        return function(next(count), value) if isinstance(template, TensorIndex) else value
+
+    values = [kwargs[name] for name in call.kwargs]  # in the order of the call, not of the names
+    args, values = tf.nest.map_structure(replace, (call.args, list(call.kwargs.values())), (tuple(args), values))
+    return args, {**kwargs, **dict(zip(call.kwargs, values))}
+
+
+def carry_mask(old, new):
+    """Returns `new` with the Keras mask (of padded steps in a series) that `old` has."""
+    mask = getattr(old, "_keras_mask", None)
+    if mask is not None:
+        new._keras_mask = mask
+    return new

@@ -16,7 +16,7 @@ from tfmetaprune.graph import (
     schema,
     tap_positions,
 )  # fmt: skip
-from tfmetaprune.graph.layout import canonical_order, is_per_channel, role_axes
+from tfmetaprune.layers import get_weight
 from tfmetaprune.trace import trace_model
 
 L = keras.layers
@@ -30,9 +30,9 @@ def traces():
 def registered_weights(trace):
     """(layer name, weight name) -> variable, for everything that the graph has to carry."""
     return {
-        (call.call.layer.name, weight): getattr(call.call.layer, weight)
+        (call.call.path, weight): get_weight(call.call.layer, weight)
         for call in trace.channels.calls
-        for weight in call.weights
+        for weight, axes in call.weights.items() if axes.source or axes.target
     }
 
 
@@ -257,13 +257,6 @@ def test_tap_positions():
     assert tap_positions((16, 16)).dtype == np.float32 and np.abs(tap_positions((16, 16))[:, 2:4]).max() == 1
 
 
-def test_axes():
-    assert role_axes(("kh", "kw", "in", "mid/in")) == (2, 3) and role_axes(("k", "mid", "out")) == (1, 2)
-    assert role_axes(("position1", "io")) == (None, 1) and role_axes(("k",)) == (None, None)
-    assert canonical_order(("out", "k", "in")) == (1, 2, 0)
-    assert is_per_channel(("k", "in", "out/in")) and is_per_channel(("io",)) and not is_per_channel(("in", "out"))
-
-
 def _classifier(activation):
     model = keras.Sequential(
         [L.Dense(6, activation="relu", input_shape=(5,), name="hidden"), L.Dense(3, activation=activation, name="top")]
@@ -288,7 +281,7 @@ def test_fisher_agrees_with_its_closed_form(activation):
     np.testing.assert_allclose(statistics[units, 2], np.log(fisher / fisher.mean()), atol=0.15)
     np.testing.assert_allclose(statistics[units, 0], hidden.mean(0) / np.sqrt(np.mean(hidden**2)), atol=1e-4)
     np.testing.assert_allclose(statistics[units, 1], hidden.std(0) / np.sqrt(np.mean(hidden**2)), atol=1e-4)
-    outputs = trace.channels.units(trace.channels.tensors[trace.outputs[0]])
+    outputs = trace.channels.units(trace.channels.tensors[trace.outputs[0]][1])
     np.testing.assert_array_equal(statistics[outputs], 0)
     inputs = trace.channels.units(trace.channels.calls[0].roles["in"])
     offset = statistics[:, 3] - statistics[:, 2]

@@ -23,6 +23,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, ExportError, TFMetaPruneError
+from tfmetaprune.interop import carry
 
 # float32 files differ from Keras by rounding alone (other summation order, folded batch norms). Each layer adds its own
 # share like a step of a random walk, so the tolerance grows with the root of the number of weight arrays.
@@ -94,7 +95,7 @@ def export_tflite(model, path, *, quantize=None, representative_data=None):
     `reset_all_variables()` between sequences (`run_tflite` does).
 
     Args:
-      model: Built tf_keras functional or Sequential model with one or several inputs and outputs.
+      model: Built functional or Sequential model of Keras 2 (tf_keras) or Keras 3.
       path: Path of the file to write. An existing file is replaced, atomically, once the new one is verified.
       quantize: None (float32); "float16" (weights); "dynamic" (8-bit weights, float activations); "int8" (8-bit weights
         and activations, while inputs and outputs keep the Keras model's dtypes).
@@ -107,7 +108,7 @@ def export_tflite(model, path, *, quantize=None, representative_data=None):
       An `ExportReport`.
 
     Raises:
-      ArgumentError: The model is unbuilt or not of tf_keras, `quantize` is unknown, "int8" is asked for without
+      ArgumentError: The model is unbuilt or not of Keras, `quantize` is unknown, "int8" is asked for without
         representative data, or the data do not fit the model's inputs.
       ExportError: The converter failed, the file does not run or does not agree with the Keras model, or `path` cannot
         be written. Nothing is left behind, and a file that was at `path` before is untouched.
@@ -126,9 +127,10 @@ def export_tflite(model, path, *, quantize=None, representative_data=None):
         raise ArgumentError(
             f"export_tflite: expected quantize=None, 'float16', 'dynamic' or 'int8', got {quantize!r}. Use one of them."
         )
+    model, _ = carry(model)
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not model.outputs:
         raise ArgumentError(
-            f"export_tflite: expected a built tf_keras functional or Sequential model, got {type(model).__module__}."
+            f"export_tflite: expected a built functional or Sequential Keras model, got {type(model).__module__}."
             f"{type(model).__name__}. Build it with keras.Input, or rebuild it as a functional model."
         )
     if quantize == "int8" and representative_data is None:

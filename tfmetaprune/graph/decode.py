@@ -7,7 +7,8 @@ import numpy as np
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import schema
-from tfmetaprune.graph.layout import GraphLayout, block_shape, canonical_order, graph_layout
+from tfmetaprune.graph.layout import GraphLayout, block_shape, graph_layout
+from tfmetaprune.layers import get_weight
 
 
 def decode_graph(graph, trace) -> dict[tuple[str, str], tf.Tensor]:
@@ -18,8 +19,8 @@ def decode_graph(graph, trace) -> dict[tuple[str, str], tf.Tensor]:
       trace: the `ModelTrace` of a model of the same structure.
 
     Returns:
-      (layer name, weight name) -> tensor of the weight's shape and dtype, differentiable with respect to the graph, for
-      every weight of every registered kind. Of a shared layer only the first call is read.
+      (layer path, weight name) -> tensor of the weight's shape and dtype, differentiable with respect to the graph, for
+      every weight of a registered kind that has an axis of channels. Of a shared layer only the first call is read.
 
     Raises:
       ArgumentError: the graph is batched, of another schema version, or does not fit the model.
@@ -51,7 +52,7 @@ def decode_blocks(
       trace: the `ModelTrace`; only shapes and dtypes of its weights are read.
 
     Returns:
-      (layer name, weight name) -> tensor, see `decode_graph`.
+      (layer path, weight name) -> tensor, see `decode_graph`.
 
     Raises:
       ArgumentError: a tensor is missing or has another shape.
@@ -61,9 +62,9 @@ def decode_blocks(
     columns = tf.unstack(parameters, len(schema.COLUMNS), axis=1)  # one split, so that the gradient is one stack
     for column in layout.columns:
         if column.is_first:
-            variable = getattr(trace.calls[column.call].layer, column.weight)
+            variable = get_weight(trace.calls[column.call].layer, column.weight)
             value = tf.reshape(tf.gather(columns[column.index], column.nodes), variable.shape)
-            result[trace.calls[column.call].layer.name, column.weight] = tf.cast(value, variable.dtype)
+            result[trace.calls[column.call].path, column.weight] = tf.cast(value, variable.dtype)
 
     pieces = {}  # (call, weight) -> its blocks with their rows
     for name, blocks in layout.edge_set_blocks.items():
@@ -77,22 +78,27 @@ def decode_blocks(
             if block.is_first:
                 pieces.setdefault((block.call, block.weight), []).append((block, rows))
     for (call, weight), parts in pieces.items():
-        variable = getattr(trace.calls[call].layer, weight)
-        result[trace.calls[call].layer.name, weight] = tf.cast(_join(parts, variable.shape), variable.dtype)
+        variable = get_weight(trace.calls[call].layer, weight)
+        result[trace.calls[call].path, weight] = tf.cast(_join(parts, variable.shape), variable.dtype)
     return result
 
 
 def _join(parts, shape) -> tf.Tensor:
     """Puts the blocks of one weight together again."""
-    segments = []
+    runs = {}  # first target -> its segments
     for block, rows in sorted(parts, key=lambda part: part[0].offset):
-        sizes = block_shape(block, shape)
+        sizes = block_shape(block)
         rows = tf.reshape(rows, [sizes.num_sources, sizes.num_targets, sizes.own_taps, sizes.segment_taps])
-        segments.append(tf.reshape(tf.transpose(rows, (2, 3, 0, 1)), [sizes.own_taps, -1, sizes.num_targets]))
-    order = canonical_order(parts[0][0].axes)
-    value = segments[0] if len(segments) == 1 else tf.concat(segments, 1)
-    value = tf.reshape(value, [shape[axis] for axis in order])
-    return value if order == tuple(range(len(order))) else tf.transpose(value, np.argsort(order))
+        rows = tf.reshape(tf.transpose(rows, (2, 3, 0, 1)), [sizes.own_taps, -1, sizes.num_targets])
+        runs.setdefault(block.target_offset, []).append(rows)
+    joined = [rows[0] if len(rows) == 1 else tf.concat(rows, 1) for _, rows in sorted(runs.items())]
+    value = joined[0] if len(joined) == 1 else tf.concat(joined, 2)
+    axes = parts[0][0].axes
+    order = axes.canonical_order
+    value = tf.reshape(value, [axes.shape[axis] for axis in order])
+    if order != tuple(range(len(order))):
+        value = tf.transpose(value, np.argsort(order))
+    return tf.reshape(value, shape)
 
 
 def _check_shape(name, tensor, shape):

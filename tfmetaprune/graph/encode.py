@@ -7,7 +7,8 @@ import numpy as np
 from tfmetaprune._keras import tf, tfgnn
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import schema
-from tfmetaprune.graph.layout import GraphLayout, block_shape, canonical_order, graph_layout
+from tfmetaprune.graph.layout import GraphLayout, block_shape, graph_layout
+from tfmetaprune.layers import get_weight
 
 
 def encode_graph(trace, statistics=None):
@@ -51,7 +52,7 @@ def encode_graph(trace, statistics=None):
         features={
             schema.PARAMETERS: tf.constant(parameters),
             schema.PRESENT: tf.constant(present),
-            schema.CALL: tf.constant(channels.node_call, tf.int64),
+            schema.CALL: tf.constant(np.maximum(channels.node_call, -1), tf.int64),
             schema.UNIT: tf.constant(channels.unit_of_node, tf.int64),
             schema.FROZEN: tf.constant(frozen[channels.unit_of_node][:, np.newaxis]),
             schema.STATISTICS: tf.constant(statistics[channels.unit_of_node]),
@@ -80,7 +81,7 @@ def _table_row(block):
 
 
 def _weight(trace, call, name) -> np.ndarray:
-    return np.asarray(getattr(trace.calls[call].layer, name))
+    return np.asarray(get_weight(trace.calls[call].layer, name))
 
 
 def _parameters(layout: GraphLayout, trace):
@@ -101,9 +102,11 @@ def _weights(layout: GraphLayout, trace) -> dict[str, np.ndarray]:
         result[name] = np.empty((num_edges, math.prod(blocks[0].taps)), np.float32)
         for block in blocks:
             value = _weight(trace, block.call, block.weight)
-            shape = block_shape(block, value.shape)
-            value = value.transpose(canonical_order(block.axes)).reshape(shape.own_taps, -1, shape.num_targets)
+            shape, axes = block_shape(block), block.axes
+            num_targets = math.prod(axes.shape[axis] for axis in axes.target) if block.dense else 1
+            value = value.reshape(axes.shape).transpose(axes.canonical_order).reshape(shape.own_taps, -1, num_targets)
             value = value[:, block.offset : block.offset + shape.segment_taps * shape.num_sources]
+            value = value[:, :, block.target_offset : block.target_offset + shape.num_targets]
             own, segment, num_sources, num_targets = shape
             rows = result[name][block.first : block.first + block.num_edges]
             rows.reshape(num_sources, num_targets, own, segment)[...] = value.reshape(shape).transpose(2, 3, 0, 1)

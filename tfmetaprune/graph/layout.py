@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfmetaprune.channels import CallChannels, ChannelMap, layout_positions
+from tfmetaprune.channels import CallChannels, ChannelMap, WeightAxes, layout_positions
 from tfmetaprune.graph.schema import COLUMNS, IDENTITY, KERNEL, PER_CHANNEL, edge_set_name
-from tfmetaprune.layers.spec import ROLES
 
 NUM_TAP_FEATURES = 6
 
@@ -34,7 +33,7 @@ class BlockShape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """A weight's edges from one segment of its input axis (all of its edges, for a per-channel weight).
+    """A weight's edges from one segment of its input axis to one run of its output axis, or all of a per-channel weight.
 
     Attributes:
       edge_set: the edge set that holds it.
@@ -44,8 +43,9 @@ class Block:
       dense: whether every source is joined to every target (source-major), or source i to target i.
       call: index of the call.
       weight: name of the layer's weight.
-      axes: names of the weight's axes.
-      offset: first position of the segment on the weight's input axis.
+      axes: the weight's axes.
+      offset: first position of the segment on the weight's source axes.
+      target_offset: first position of the run on the weight's target axes; 0 but for grouped convolutions.
       is_first: whether this is the layer's first call; the blocks of later calls are copies.
     """
 
@@ -57,8 +57,9 @@ class Block:
     dense: bool
     call: int
     weight: str
-    axes: tuple[str, ...]
+    axes: WeightAxes
     offset: int
+    target_offset: int
     is_first: bool
 
     @property
@@ -123,7 +124,8 @@ def graph_layout(trace) -> GraphLayout:
 
     A weight between two roles (`in` and `out`) becomes dense blocks, one for every segment of its input axis. A weight
     with one value a channel becomes a column of the node parameters; if there is no such column, if it has taps, or if
-    another weight is there already, it becomes a per-channel block. A weight without any role is not part of the graph.
+    another weight is there already, it becomes a per-channel block. A weight without any role (one scale for all
+    channels, say) is not part of the graph.
 
     Args:
       trace: a `ModelTrace`.
@@ -140,10 +142,10 @@ def graph_layout(trace) -> GraphLayout:
             if column is not None:
                 columns.append(column)
                 continue
-            for taps, source, target, dense, offset in _pieces(call, weight, axes):
+            for taps, source, target, dense, *offsets in _pieces(call, axes):
                 name = edge_set_name(KERNEL if dense else PER_CHANNEL, taps)
                 first = sizes.get(name, 0)
-                block = Block(name, taps, first, source, target, dense, index, weight, axes, offset, call.is_first)
+                block = Block(name, taps, first, source, target, dense, index, weight, axes, *offsets, call.is_first)
                 blocks.append(block)
                 sizes[name] = first + block.num_edges
     order = {name: rank for rank, name in enumerate(sizes)}
@@ -179,83 +181,55 @@ def tap_positions(taps: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([offset, relative, np.broadcast_to(np.log(size), offset.shape)], 1).astype(np.float32)
 
 
-def role_axes(axes: tuple[str, ...]) -> tuple[int | None, int | None]:
-    """Returns which axes of a weight are its source's and its target's channels.
-
-    Args:
-      axes: names of the weight's axes.
-
-    Returns:
-      (source axis, target axis); the source is None where the weight has one value a channel, both are for no role.
-
-    Example:
-      >>> role_axes(("kh", "kw", "in", "out")), role_axes(("kh", "kw", "in", "out/in")), role_axes(("io",))
-      ((2, 3), (2, 3), (None, 0))
-    """
-    found = sorted((ROLES.index(name.partition("/")[0]), axis) for axis, name in enumerate(axes)
-                   if name.partition("/")[0] in ROLES)  # fmt: skip
-    return (None, None) if not found else (found[0][1] if len(found) > 1 else None, found[-1][1])
-
-
-def canonical_order(axes: tuple[str, ...]) -> tuple[int, ...]:
-    """Returns the axes of a weight in the order taps, source, target.
-
-    Example:
-      >>> canonical_order(("in", "k", "out"))
-      (1, 0, 2)
-    """
-    roles = tuple(axis for axis in role_axes(axes) if axis is not None)
-    return (*(axis for axis in range(len(axes)) if axis not in roles), *roles)
-
-
-def block_shape(block: Block, weight_shape) -> BlockShape:
-    """Returns how the edges of a block are counted off, given the shape of its weight."""
-    own = math.prod(int(weight_shape[axis]) for axis in range(len(block.axes)) if axis not in role_axes(block.axes))
+def block_shape(block: Block) -> BlockShape:
+    """Returns how the edges of a block are counted off."""
+    own = math.prod(block.axes.taps)
     num_sources, num_targets = (len(block.source), len(block.target)) if block.dense else (len(block.source), 1)
     return BlockShape(own, math.prod(block.taps) // own, num_sources, num_targets)
 
 
-def is_per_channel(axes: tuple[str, ...]) -> bool:
-    """Whether a weight has one set of taps for each channel, not one for each pair of channels."""
-    source, target = role_axes(axes)
-    return source is None or "/" in axes[target]
-
-
 def _column(call: CallChannels, index, weight, axes, taken) -> Column | None:
-    source, target = role_axes(axes)
-    name = call.spec.columns.get(weight, weight)
-    if target is None or source is not None or name not in COLUMNS or math.prod(_own_taps(call, weight, axes)) != 1:
+    name = call.spec.columns.get(weight, weight.rpartition(".")[2])
+    if axes.is_kernel or not axes.target or name not in COLUMNS or math.prod(axes.taps) != 1:
         return None
-    nodes, column = layout_positions(call.roles[axes[target]]), COLUMNS.index(name)
+    nodes, column = layout_positions(call.side(_names(axes, axes.target))), COLUMNS.index(name)
     if taken[nodes, column].any() or len(np.unique(nodes)) != len(nodes):
         return None
     taken[nodes, column] = True
     return Column(index, weight, column, nodes, call.is_first)
 
 
-def _own_taps(call: CallChannels, weight, axes) -> tuple[int, ...]:
-    shape = getattr(call.call.layer, weight).shape
-    return tuple(int(shape[axis]) for axis in range(len(axes)) if axis not in role_axes(axes))
+def _names(axes: WeightAxes, which) -> tuple[str, ...]:
+    return tuple(axes.names[axis] for axis in which)
 
 
-def _pieces(call: CallChannels, weight, axes):
-    """Yields (taps, source, target, dense, offset) of every block of a weight."""
-    source_axis, target_axis = role_axes(axes)
-    if target_axis is None:
+def _pieces(call: CallChannels, axes: WeightAxes):
+    """Yields (taps, source, target, dense, source offset, target offset) of every block of a weight."""
+    own = axes.taps
+    if not axes.target:
+        if axes.source:  # read and summed over inside the layer: an edge from each channel to itself
+            nodes = layout_positions(call.side(_names(axes, axes.source)))
+            yield own or (1,), nodes, nodes, False, 0, 0
         return
-    own = _own_taps(call, weight, axes)
-    target = layout_positions(call.roles[axes[target_axis].partition("/")[0]])
-    if is_per_channel(axes):
-        source = layout_positions(call.roles["in"])
-        if source_axis is not None:
-            source = np.repeat(source, getattr(call.call.layer, weight).shape[target_axis])
-        elif len(source) != len(target):
-            source = target
-        yield own or (1,), source, target, False, 0
+    if axes.per_channel is not None:
+        target = layout_positions(call.roles[axes.per_channel])
+        source = np.repeat(layout_positions(call.roles["in"]), axes.shape[axes.target[0]])
+        yield own or (1,), source, target, False, 0, 0
+        return
+    target = layout_positions(call.side(_names(axes, axes.target)))
+    if not axes.source:
+        (name, *others) = _names(axes, axes.target)
+        before = call.read.get(name) if not others else None
+        yield own or (1,), target if before is None else layout_positions(before), target, False, 0, 0
+        return
+    if axes.grouped:
+        sources = np.split(layout_positions(call.roles["in"]), call.groups)
+        for group, (source, run) in enumerate(zip(sources, np.split(target, call.groups), strict=True)):
+            yield own or (1,), source, run, True, 0, group * len(run)
         return
     offset = 0
-    for segment in call.roles[axes[source_axis]]:
-        yield (own + segment.taps) or (1,), segment.nodes, target, True, offset
+    for segment in call.side(_names(axes, axes.source)):
+        yield (own + segment.taps) or (1,), segment.nodes, target, True, offset, 0
         offset += segment.length
 
 

@@ -3,11 +3,9 @@
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.channels import layout_positions
 from tfmetaprune.errors import ArgumentError, DataError
-from tfmetaprune.graph.layout import is_per_channel
 from tfmetaprune.graph.schema import STATISTICS_NAMES
-from tfmetaprune.trace import run
+from tfmetaprune.trace import carry_mask, map_inputs, run
 
 _CHUNK = 32  # samples in one backward pass, so that large networks fit into memory
 _LIMIT = 10.0  # of a log ratio
@@ -39,11 +37,7 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
     """
     if num_samples < 1:
         raise ArgumentError(f"channel_statistics: expected num_samples >= 1, got {num_samples}. Leave it out for 256.")
-    readers = {
-        index: trace.channels.unit_of_node[layout_positions(call.roles["in"])]
-        for index, call in enumerate(trace.channels.calls)
-        if not all(is_per_channel(axes) for axes in call.weights.values())
-    }
+    readers = {index: found for index, call in enumerate(trace.channels.calls) if (found := _read_axes(trace, call))}
     totals = np.zeros((4, trace.channels.num_units))  # readings, sum, sum of squares, sum of squared gradients
     num_read = 0
     for inputs in _chunks(trace, dataset, num_samples):
@@ -86,6 +80,17 @@ def _chunks(trace, dataset, num_samples):
             return
 
 
+def _read_axes(trace, channels) -> list[tuple[int, int, np.ndarray]]:
+    """What the kernels of a call read: (position among its inputs, axis, int64 [length] units) of every axis."""
+    read = {axes.names[axis] for axes in channels.weights.values() for axis in axes.source if axes.per_channel is None}
+    read = {"in" if name == "in/groups" else name for name in read}
+    return [
+        (position, axis, trace.channels.units(channels.roles[name]))
+        for position, names in enumerate(channels.input_names)
+        for axis, name in enumerate(names) if name in read
+    ]  # fmt: skip
+
+
 def _compatible(value, shape):
     return value.shape.is_compatible_with(shape)
 
@@ -97,10 +102,17 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
 
     def call_layer(index, call, *args, **kwargs):
         if index in readers:
-            x, *rest = args
-            readings[index] = x
-            gate = tf.gather(gates, readers[index], axis=1)
-            args = [x * tf.cast(tf.reshape(gate, [-1, *[1] * (len(x.shape) - 2), gate.shape[1]]), x.dtype), *rest]
+
+            def put_gates(position, x):
+                for reader, (at, axis, units) in enumerate(readers[index]):
+                    if at == position:
+                        readings[index, reader] = x
+                        gate = tf.gather(gates, units, axis=1)
+                        gate = tf.reshape(gate, [-1, *(gate.shape[1] if i == axis else 1 for i in range(1, len(x.shape)))])
+                        x = carry_mask(x, x * tf.cast(gate, x.dtype))
+                return x
+
+            args, kwargs = map_inputs(call, put_gates, args, kwargs)
         return call.layer(*args, **kwargs)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -114,11 +126,13 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
     gradient = tape.gradient(response, gates, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     totals = np.zeros((4, trace.channels.num_units))
     totals[3] = tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), 0)
-    for index, x in readings.items():
-        rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.float32)
-        count = np.full(rows.shape[1], rows.shape[0])
-        moments = np.stack([count, tf.reduce_sum(rows, 0), tf.reduce_sum(tf.square(rows), 0)])
-        np.add.at(totals, (slice(3), readers[index]), moments)
+    for (index, reader), x in readings.items():
+        _, axis, units = readers[index][reader]
+        others = [other for other in range(len(x.shape)) if other != axis]
+        x = tf.cast(x, tf.float32)
+        count = np.full(len(units), int(tf.size(x)) // len(units))
+        moments = np.stack([count, tf.reduce_sum(x, others), tf.reduce_sum(tf.square(x), others)])
+        np.add.at(totals, (slice(3), units), moments)
     return totals
 
 

@@ -1,19 +1,33 @@
 """Activations: functions of one channel at a time, and those that mix channels."""
 
 from tfmetaprune._keras import keras
-from tfmetaprune.layers.spec import Frozen, LayerSpec, Same, is_channelwise, register
+from tfmetaprune.layers.patterns import axis_names, same_axes
+from tfmetaprune.layers.spec import Axes, Elementwise, Frozen, LayerSpec, is_channelwise, normalized_axes, register
 
 
 @register(
-    keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.ThresholdedReLU, keras.layers.Dropout,
-    keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise,
-    keras.layers.GaussianDropout, keras.layers.ActivityRegularization,
+    keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.ThresholdedReLU, keras.layers.Identity,
+    keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.ActivityRegularization,
 )  # fmt: skip
 class ElementwiseSpec(LayerSpec):
-    """Activations, dropouts and noises: no weights, every channel on its own."""
+    """Activations and noises: no weights, every number on its own."""
 
     def flow(self, call):
-        return Same()
+        return Elementwise()
+
+
+@register(
+    keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)  # fmt: skip
+class DropoutSpec(ElementwiseSpec):
+    """Dropouts do nothing but in training; there the shape of the noise must fit the narrower tensor."""
+
+    def narrow(self, config, narrowing):
+        if not config.get("noise_shape"):
+            return config
+        lengths = zip(config["noise_shape"], narrowing.output_shapes[0])
+        return {**config, "noise_shape": [old if old in (None, 1) else new for old, new in lengths]}
 
 
 @register(keras.layers.Activation)
@@ -21,17 +35,21 @@ class ActivationSpec(LayerSpec):
     """Any activation function by name."""
 
     def flow(self, call):
-        return Same() if is_channelwise(call.layer.activation) else Frozen("its activation mixes the channels")
+        return Elementwise() if is_channelwise(call.layer.activation) else Frozen("its activation mixes the channels")
 
 
 @register(keras.layers.Softmax)
 class SoftmaxSpec(LayerSpec):
-    """Softmax divides by a sum over its axis; over positions that is harmless, over channels it is not."""
+    """Softmax divides by a sum over its axes; over positions that is harmless, over channels it is not."""
 
     def flow(self, call):
-        rank = len(call.input_shapes[0])
-        axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else (call.layer.axis,)
-        return Frozen("its softmax mixes the channels") if rank - 1 in [axis % rank for axis in axes] else Same()
+        ranks = {len(shape) for shape in call.input_shapes}
+        if len(ranks) > 1:
+            return Frozen("its mask has other axes than its input")
+        (rank,) = ranks
+        mixed = {f"s{axis}": "its softmax mixes the channels" for axis in normalized_axes(call.layer.axis, rank)}
+        inputs = ", ".join([axis_names(rank)] * len(call.input_shapes))
+        return Axes(f"{inputs} -> {axis_names(rank)}", frozen=mixed)
 
 
 @register(keras.layers.PReLU)
@@ -41,10 +59,18 @@ class PReLUSpec(LayerSpec):
     axes = {"alpha": "io"}
 
     def weights(self, layer):
-        rank = len(layer.alpha.shape)
-        return {"alpha": (*(f"position{axis}" for axis in range(rank - 1)), "io")}
+        return {"alpha": axis_names(1 + len(layer.alpha.shape), self._channel_axis(layer), "tap")[2:]}
 
     def flow(self, call):
-        if call.layer.alpha.shape[-1] != call.input_shapes[0][-1]:
-            return Frozen("one slope is shared by all channels")
-        return Same()
+        own = self._channel_axis(call.layer)
+        others = [axis for axis, size in enumerate(call.layer.alpha.shape, 1) if size > 1 and axis not in own]
+        frozen = {f"s{axis}": "one slope a position, and another axis has the channels" for axis in others}
+        return Axes(same_axes(len(call.input_shapes[0]), own), frozen=frozen)
+
+    @staticmethod
+    def _channel_axis(layer):
+        """The last axis that has a slope for each position; none if one slope serves all."""
+        count = len(layer.alpha.shape)
+        shared = {(axis - 1) % count + 1 for axis in layer.shared_axes or ()}
+        own = [axis for axis in range(1, count + 1) if axis not in shared]
+        return {own[-1]: "io"} if own else {}

@@ -1,15 +1,15 @@
 """Dense."""
 
 from tfmetaprune._keras import keras
-from tfmetaprune.layers.spec import Fresh, LayerSpec, register
+from tfmetaprune.layers.spec import Axes, LayerSpec, register
 
 
 @register(keras.layers.Dense)
 class DenseSpec(LayerSpec):
-    """Every output unit reads every input channel; after a Flatten the positions are taps of the edge."""
+    """A matrix product over the last axis, whatever axes stand before it."""
 
     axes = {"kernel": "in out", "bias": "out"}
     width_arg = "units"
 
     def flow(self, call):
-        return Fresh()
+        return Axes("b ... in -> b ... out")

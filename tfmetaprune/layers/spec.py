@@ -1,26 +1,35 @@
 """What is known about a layer kind: `LayerSpec`, the ways channels pass through a call, and the registry.
 
-The one central idea: *name the axes of every weight, derive the rest.* An axis name is a role or a tap:
+The one central idea: *name the axes of every weight and of every tensor that a call reads or makes, derive the rest.*
+A dense layer is
+
+    flow:    "b ... in -> b ... out"
+    kernel:  "in out"
+    bias:    "out"
+
+An axis name that a weight shares with the flow, or with another weight (`internal` ones), is a *role*: there are channels
+behind it. Every other name is a *tap*: a position inside the kernel (`kh`, `kw`). Some names say more:
 
 | name | meaning |
 |---|---|
-| `in`, `out` | the channels that the call reads, the channels that it makes |
-| `mid` | channels inside the layer, between two of its weights |
 | `out/in`, `mid/in` | how many `out` (`mid`) channels each `in` channel makes: a per-channel (depthwise) weight |
-| `io` | in and out are the same channel |
-| anything else | a tap: a position inside the kernel (`kh`, `kw`) |
+| `in/groups` | the `in` channels of one group of a grouped convolution |
+| `gate*out` | two axes stored as one, the first major: the gates of an LSTM |
+| `...` | in a flow: any number of axes, aligned from the right, that pass through |
 
 From `"kh kw in out"` follow the edges of the graph, their inverse, what to slice when a channel goes, and the MACs.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tfmetaprune._keras import keras, tf
-from tfmetaprune.errors import ArgumentError
+import numpy as np
 
-ROLES = ("in", "mid", "out", "io")
+from tfmetaprune._keras import tf
+from tfmetaprune.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +39,16 @@ class TensorIndex:
     index: int
 
 
+Shape = tuple[int | None, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerCall:
     """One call of a layer; a shared layer has several.
 
     Attributes:
       layer: the Keras layer.
+      path: its name, behind those of the models it is nested in: "backbone/conv1"; unique in the model.
       call_index: 0 for the layer's first call in the model, 1 for its second, ...
       args, kwargs: what the layer is called with; every tensor is replaced by its `TensorIndex`.
       inputs, outputs: indices of the tensors read and made.
@@ -43,52 +56,71 @@ class LayerCall:
     """
 
     layer: Any
+    path: str
     call_index: int
     args: tuple
     kwargs: Mapping[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    input_shapes: tuple[tuple[int | None, ...], ...]
-    output_shapes: tuple[tuple[int | None, ...], ...]
+    input_shapes: tuple[Shape, ...]
+    output_shapes: tuple[Shape, ...]
 
     @property
     def title(self) -> str:
         """The layer as an error or a report names it: `'mix' (Lambda)`."""
-        return f"{self.layer.name!r} ({type(self.layer).__name__})"
+        return f"{self.path!r} ({kind_of(self.layer).__name__})"
 
 
 @dataclasses.dataclass(frozen=True)
-class Fresh:
-    """The call makes channels of its own."""
+class Axes:
+    """The axes of what is read and made, by name; equal names are the same channels.
+
+    A name that only outputs have makes channels of its own if a weight has it (`out`). A name that only inputs have is
+    read by the weights that have it, or summed over, see `sums`; channels on any other are frozen.
+
+    Attributes:
+      pattern: inputs -> outputs, each a list of axis names, batch axis included: "b t c, b s c -> b t s".
+      sums: names that the inputs have in common and the outputs have not, over whose positions products are summed.
+      groups: into how many runs of equal length the axes `grouped` fall that are worked on apart. Whole runs can go, or
+        the same position of every run, whichever leaves more to choose from; with the latter there is a role
+        `{name}/groups`, the channels of the first run.
+      grouped: names of these axes.
+      frozen: names whose channels have to stay -> why.
+    """
+
+    pattern: str
+    sums: tuple[str, ...] = ()
+    groups: int = 1
+    grouped: tuple[str, ...] = ()
+    frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Same:
-    """Channel i of the output is channel i of the one input."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tie:
-    """Channel i of the output joins channel i of every input (a residual sum): they live and die together."""
+class Elementwise:
+    """Number meets number, position by position: functions of one input; sums and products of several, broadcast."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Concat:
-    """The output's channels are those of the inputs, one input after the other."""
+    """The inputs lie one after the other along `axis` (counted with the batch axis, from either end)."""
+
+    axis: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeat:
-    """The positions of `taps` are moved into the channel axis, taps major (flatten)."""
-
-    taps: tuple[int, ...]
+class Moves:
+    """Every number of the outputs is a number of an input, or a 0: where each comes from is found by doing it once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Unrepeat:
-    """The inverse of `Repeat`: leading taps leave the channel axis, `keep` of its positions remain."""
+class Length:
+    """The output is the shape of the input (or the length of the axes named): numbers that are known beforehand.
 
-    keep: int
+    Attributes:
+      axis: None for the whole shape, a vector; the axis whose length is returned, a scalar; or several.
+    """
+
+    axis: int | tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,47 +130,119 @@ class Frozen:
     reason: str
 
 
-Flow = Fresh | Same | Tie | Concat | Repeat | Unrepeat | Frozen
+Flow = Axes | Elementwise | Concat | Moves | Length | Frozen
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Narrowing:
+    """What is left of a call when channels have gone.
+
+    Attributes:
+      call: the call as it was.
+      widths: role -> number of channels that remain.
+      groups: number of groups that remain, where channels are worked on in groups.
+      inputs, outputs: for each tensor read and made, axis -> int64 indices that remain; axes that keep all are left out.
+    """
+
+    call: LayerCall
+    widths: Mapping[str, int]
+    inputs: tuple[Mapping[int, np.ndarray], ...]
+    outputs: tuple[Mapping[int, np.ndarray], ...]
+    groups: int = 1
+
+    @property
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the outputs as they will be."""
+        return tuple(
+            tuple(len(kept[axis]) if axis in kept else length for axis, length in enumerate(shape))
+            for shape, kept in zip(self.call.output_shapes, self.outputs, strict=True)
+        )
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the inputs as they will be."""
+        return tuple(
+            tuple(len(kept[axis]) if axis in kept else length for axis, length in enumerate(shape))
+            for shape, kept in zip(self.call.input_shapes, self.inputs, strict=True)
+        )
 
 
 class LayerSpec:
     """What tfmetaprune knows about one layer kind. Stateless; one instance serves every layer of the kind.
 
     Attributes:
-      axes: weight name (the layer's attribute) -> names of its axes, in order, see the module's docstring.
-      columns: weight name -> column of the graph's per-channel parameters, where it is not the weight's own name.
+      axes: weight name -> names of its axes, in order, see the module's docstring. The name is the layer's attribute, or
+        a path of attributes: "cell.kernel".
+      internal: axis names that occur in weights alone and have channels behind them.
+      aliases: axis name -> the role it is another name of: {"state": "out"} for a kernel that reads what the layer made.
+      columns: weight name -> column of the graph's per-channel parameters, where it is not the last part of its name.
       importance: names of the per-channel weights that count towards a channel's importance.
-      width_arg: the config key that holds the number of output channels.
+      width_arg: the config key that holds the number of `out` channels.
     """
 
     axes: ClassVar[Mapping[str, str]] = {}
+    internal: ClassVar[tuple[str, ...]] = ("mid",)
+    aliases: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[Mapping[str, str]] = {}
     importance: ClassVar[tuple[str, ...]] = ()
     width_arg: ClassVar[str | None] = None
 
-    def weights(self, layer) -> dict[str, tuple[str, ...]]:
+    def weights(self, layer) -> dict[str, str]:
         """Maps the weights that this layer really has to the names of their axes."""
-        return {name: tuple(axes.split()) for name, axes in self.axes.items() if getattr(layer, name, None) is not None}
+        return {name: axes for name, axes in self.axes.items() if get_weight(layer, name) is not None}
 
     def flow(self, call: LayerCall) -> Flow:
         """Tells how channels pass through this call."""
         raise NotImplementedError(f"{type(self).__name__}.flow")
 
-    def narrow(self, config: dict, call: LayerCall, widths: Mapping[str, int], output_width: int) -> dict:
-        """Returns the layer's config for fewer channels.
+    def positions(self, call: LayerCall, weight: str, names: Mapping[str, int]) -> Mapping[str, int]:
+        """Tells along which axes a weight is applied over and over; its MACs are counted for each position.
 
         Args:
-          config: the config of the layer as it is; not modified.
-          call: the layer's first call.
-          widths: role -> number of channels that remain.
-          output_width: length of the channel axis that remains of the first output.
+          call: the call.
+          weight: the weight's name.
+          names: axis name -> length, of the flow's first output (axes that the weight has are left out).
         """
-        del call, output_width
-        return config if self.width_arg is None else {**config, self.width_arg: widths["out"]}
+        del call, weight
+        return names
 
-    def call_masked(self, layer, mask: tf.Tensor, *args, **kwargs):
-        """Calls the layer as it would act if the input channels with mask 0 were gone; most kinds need no care."""
-        del mask
+    def narrow(self, config: dict, narrowing: Narrowing) -> dict:
+        """Returns the layer's config for fewer channels; `config`, the layer's as it is, must not be modified."""
+        return config if self.width_arg is None else {**config, self.width_arg: narrowing.widths["out"]}
+
+    def narrow_call(self, args: tuple, kwargs: dict, narrowing: Narrowing) -> tuple[tuple, dict]:
+        """Returns the call's arguments (with `TensorIndex`es) for fewer channels; most kinds have no lengths there."""
+        del narrowing
+        return args, kwargs
+
+    def adjust_weights(self, layer, values: dict[str, np.ndarray], narrowing: Narrowing) -> dict[str, np.ndarray]:
+        """Returns the weights of the narrower layer, already sliced, changed where a width stands in its formula too.
+
+        Args:
+          layer: the layer as it was.
+          values: weight name -> what remains of it; not modified.
+          narrowing: what is left of the call.
+        """
+        del layer, narrowing
+        return values
+
+    def products(self, call: LayerCall) -> tuple[tuple[str, ...], ...]:
+        """Names the axes of matrix products between tensors inside the layer; each costs the product of their lengths."""
+        del call
+        return ()
+
+    def call_masked(self, layer, masks: Mapping[str, tf.Tensor], *args, **kwargs):
+        """Calls the layer as it would act if the channels with mask 0 were gone; most kinds need no care.
+
+        Dead channels are already silent in kernels that read them, and in `sums`.
+
+        Args:
+          layer: the layer.
+          masks: role -> float [length], 0 where the channel is gone; only roles with channels behind them are there.
+          *args: of the call.
+          **kwargs: of the call.
+        """
+        del masks
         return layer(*args, **kwargs)
 
 
@@ -162,7 +266,7 @@ def register(*layer_classes: type) -> Callable[[type[LayerSpec]], type[LayerSpec
       ... class ScaleSpec(LayerSpec):
       ...     axes = {"scale": "io"}
       ...     def flow(self, call):
-      ...         return Same()
+      ...         return Axes("b ... io -> b ... io")
       >>> type(spec_for(Scale())).__name__
       'ScaleSpec'
     """
@@ -171,7 +275,7 @@ def register(*layer_classes: type) -> Callable[[type[LayerSpec]], type[LayerSpec
         if not (isinstance(spec_class, type) and issubclass(spec_class, LayerSpec)):
             raise ArgumentError(f"register: expected a subclass of LayerSpec, got {spec_class!r}. Derive it from LayerSpec.")
         for weight, axes in spec_class.axes.items():
-            names = axes.split()
+            names = axes.replace("*", " ").split()
             if len(set(names)) != len(names):
                 raise ArgumentError(
                     f"{spec_class.__name__}: expected different axis names in weight {weight!r}, got {axes!r}. "
@@ -184,9 +288,35 @@ def register(*layer_classes: type) -> Callable[[type[LayerSpec]], type[LayerSpec
     return decorate
 
 
+def kind_of(layer) -> type:
+    """Returns the class that a layer's spec is looked up by: its own, or that of what it carries (see `interop.py`)."""
+    return getattr(layer, "carried_kind", None) or type(layer)
+
+
 def spec_for(layer) -> LayerSpec | None:
-    """Returns the spec of the layer's class or of its nearest registered base class; None for an unknown kind."""
-    return next((_REGISTRY[kind] for kind in type(layer).__mro__ if kind in _REGISTRY), None)
+    """Returns the spec of the layer's class or of its nearest registered base class; None for an unknown kind.
+
+    A subclass that has a `call` of its own is another kind: what it does with the channels is not known.
+    """
+    kind = _registered_base(layer)
+    return None if kind is None or _overriding_class(layer, kind) is not None else _REGISTRY[kind]
+
+
+def why_unknown(layer) -> str:
+    """Says why `spec_for` finds no spec for a layer."""
+    kind = _registered_base(layer)
+    if kind is not None:
+        return f"it overrides call() of {kind.__name__}, and no LayerSpec is registered for it"
+    return "no LayerSpec is registered for this kind"
+
+
+def _registered_base(layer) -> type | None:
+    return next((kind for kind in kind_of(layer).__mro__ if kind in _REGISTRY), None)
+
+
+def _overriding_class(layer, base) -> type | None:
+    mro = kind_of(layer).__mro__
+    return next((kind for kind in mro[: mro.index(base)] if {"call", "__call__"} & set(vars(kind))), None)
 
 
 def registered_kinds() -> dict[type, LayerSpec]:
@@ -194,6 +324,64 @@ def registered_kinds() -> dict[type, LayerSpec]:
     return dict(_REGISTRY)
 
 
+def get_weight(layer, name: str):
+    """Returns the weight that a path of attributes leads to ("cell.kernel", "cells.0.kernel"); None if there is none."""
+    for part in name.split("."):
+        layer = layer[int(part)] if part.isdecimal() else getattr(layer, part, None)
+    return layer
+
+
 def is_channelwise(activation) -> bool:
-    """Whether an activation function treats channels one by one (softmax, which divides by their sum, does not)."""
-    return activation not in (keras.activations.softmax, getattr(tf.nn, "log_softmax", None))
+    """Whether an activation function can be computed for some channels without the others.
+
+    It is tried on numbers: functions of one channel at a time pass, softmax (which divides by a sum) does not.
+    """
+    if activation is None:
+        return True
+    try:
+        return _passes_channelwise_trial(activation)
+    except TypeError:  # cannot be hashed
+        return _passes_channelwise_trial.__wrapped__(activation)
+
+
+@functools.lru_cache(maxsize=256)
+def _passes_channelwise_trial(activation) -> bool:
+    x = tf.constant(np.random.default_rng(0).normal(scale=3.0, size=(2, 5, 6)), tf.float32)
+    kept = [0, 2, 3]
+    try:
+        whole = activation(x)
+        return whole.shape == x.shape and all(  # channels may lie on any axis
+            np.allclose(tf.gather(whole, kept, axis=axis), activation(tf.gather(x, kept, axis=axis)), rtol=1e-6, atol=1e-7)
+            for axis in (1, 2)
+        )
+    except Exception:  # whatever a user's function may raise on numbers it was not made for
+        return False
+
+
+def normalized_axes(axis, rank: int) -> tuple[int, ...]:
+    """Returns an `axis` argument of Keras, a number or several, as a tuple of numbers in [0, rank)."""
+    return tuple(int(one) % rank for one in (axis if isinstance(axis, (list, tuple)) else (axis,)))
+
+
+def spatial_pattern(call: LayerCall, *, moved: bool = True, read: str = "in", made: str = "out") -> str:
+    """Returns the pattern of a layer over a feature map with `data_format`.
+
+    Args:
+      call: the call; the rank of its input counts.
+      moved: whether output positions are other positions than input positions (strides, borders).
+      read: name of the input's channel axis.
+      made: name of the output's.
+
+    Example:
+      for a 2-D convolution with channels last: "b s0 s1 in -> b p0 p1 out".
+    """
+    count = len(call.input_shapes[0]) - 2
+    source, target = " ".join(f"s{i}" for i in range(count)), " ".join(f"{'p' if moved else 's'}{i}" for i in range(count))
+    if getattr(call.layer, "data_format", None) == "channels_first":
+        return f"b {read} {source} -> b {made} {target}"
+    return f"b {source} {read} -> b {target} {made}"
+
+
+def prod(lengths) -> int:
+    """The product of axis lengths; an unknown one counts as 1."""
+    return math.prod(length or 1 for length in lengths)

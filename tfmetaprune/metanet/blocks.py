@@ -182,7 +182,7 @@ def layout_of_graph(graph) -> GraphLayout:
         for first, num_source, num_target, call in block_table(graph, name).numpy():
             part = slice(first, first + num_source * num_target if dense else first + num_source)
             ends = (source[part][::num_target], target[part][:num_target]) if dense else (source[part], target[part])
-            blocks.append(Block(name, taps, first, *ends, dense, call, "", (), 0, True))
+            blocks.append(Block(name, taps, first, *ends, dense, call, "", None, 0, 0, True))
     return GraphLayout(tuple(blocks), (), identity, int(graph.node_sets[schema.CHANNEL].sizes[0]))
 
 

@@ -26,7 +26,7 @@ def silu(x):
 
 def dense(num_in, num_out, **kwargs):
     """A Keras Dense layer with its variables made at once."""
-    layer = keras.layers.Dense(num_out, **kwargs)
+    layer = keras.layers.Dense(num_out, dtype="float32", **kwargs)  # whatever the policy of the caller's models
     layer.build((None, num_in))
     return layer
 
@@ -41,7 +41,7 @@ class TapNetwork(keras.layers.Layer):
     """Maps the positions of a kernel's taps to vectors [T, units]; the last layer starts at zero if asked to."""
 
     def __init__(self, hidden, units, zero=False, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.inner = dense(NUM_TAP_FEATURES + 1, hidden, activation=silu)
         self.outer = dense(hidden, units, use_bias=False, kernel_initializer="zeros" if zero else "glorot_uniform")
         self.built = True
@@ -61,7 +61,7 @@ class SumRms(keras.layers.Layer):
     """
 
     def __init__(self, hidden, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.query_source, self.query_target = dense(hidden, hidden), dense(hidden, hidden)
         self.node_inner, self.node_outer = dense(5 * hidden, hidden, activation=silu), dense(hidden, hidden)
         self.edge_inner, self.edge_outer = dense(hidden, hidden), dense(hidden, hidden)
@@ -138,7 +138,7 @@ class Published(keras.layers.Layer):
     """
 
     def __init__(self, hidden, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.here, self.there, self.first, self.second = (dense(hidden, hidden, activation=silu) for _ in range(4))
         self.merge = dense(4 * hidden, hidden)
         self.sign = np.where(np.arange(hidden) < hidden // 2, 1.0, -1.0).astype(np.float32)

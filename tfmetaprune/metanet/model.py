@@ -36,7 +36,7 @@ class MetaNetwork(keras.Model):
     """
 
     def __init__(self, config=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         if isinstance(config, dict):
             config = MetaNetConfig.from_dict(config)
         if config is not None and not isinstance(config, MetaNetConfig):

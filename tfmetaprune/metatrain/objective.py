@@ -5,6 +5,8 @@ network with batch-statistics BN, and takes cross-entropy plus distillation from
 reach the scores through a straight-through mask whose threshold moves with them, so that the budget stays.
 """
 
+import functools
+
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
@@ -40,13 +42,14 @@ class PruneAwareObjective:
         self.floors = [(units, max(1, int(np.ceil(floor * len(units))))) for units in groups if len(units)]
         terms = mac_terms(trace)
 
-        def counts(units):  # how many positions of the axis belong to each unit; one for all where there is no axis
-            return np.bincount(units, minlength=self.num_units) if units is not None else np.zeros(self.num_units)
-
-        self.per_channel = np.array([term.source is None for term in terms])
         self.coefficients = np.array([term.coefficient for term in terms], np.float32) / 1e6
-        self.sources = np.array([counts(term.source) for term in terms], np.float32)
-        self.targets = np.array([counts(term.target) for term in terms], np.float32)
+        num_axes = max(len(term.axes) for term in terms)
+        self.counts = np.zeros((num_axes, len(terms), self.num_units), np.float32)  # positions of the axis, by unit
+        self.fixed = np.ones((num_axes, len(terms), 1), np.float32)  # 1 where a term has no such axis
+        for number, term in enumerate(terms):
+            for axis, units in enumerate(term.axes):
+                self.counts[axis, number] = np.bincount(units, minlength=self.num_units)
+                self.fixed[axis, number] = 0
 
     def masks(self, ranking: tf.Tensor, speedup: tf.Tensor) -> tf.Tensor:
         """Returns float32 [num_units] of 0 and 1: the highest ranked units that meet the MACs target.
@@ -61,14 +64,10 @@ class PruneAwareObjective:
         protected = tf.scatter_nd(kept_anyway[:, None], tf.ones(tf.shape(kept_anyway)), [self.num_units]) > 0
         free = ~protected & self.prunable
         order = tf.argsort(tf.where(free, tf.stop_gradient(q), np.inf))
-        gone_in = tf.cumsum(tf.gather(self.sources, order, axis=1), axis=1)
-        gone_out = tf.cumsum(tf.gather(self.targets, order, axis=1), axis=1)
-        rest_in = tf.reduce_sum(self.sources, 1, keepdims=True) - gone_in  # after dropping order[0 .. k]
-        rest_out = tf.reduce_sum(self.targets, 1, keepdims=True) - gone_out
-        rest_in = tf.where(self.per_channel[:, None], 1.0, rest_in)
-        macs = tf.linalg.matvec(rest_in * rest_out, self.coefficients, transpose_a=True)
-        full_in = np.where(self.per_channel, 1.0, self.sources.sum(1))
-        target = float(np.sum(self.coefficients * full_in * self.targets.sum(1))) / speedup
+        whole = self.counts.sum(2, keepdims=True) + self.fixed
+        rest = whole - tf.cumsum(tf.gather(self.counts, order, axis=2), axis=2)  # after dropping order[0 .. k]
+        macs = tf.linalg.matvec(tf.reduce_prod(rest, 0), self.coefficients, transpose_a=True)
+        target = float(np.sum(self.coefficients * whole.prod(0)[:, 0])) / speedup
         num_free = tf.reduce_sum(tf.cast(free, tf.int32))
         last = tf.minimum(tf.reduce_sum(tf.cast(macs > target, tf.int32)), num_free - 1)  # index of the last to go
         gone = tf.scatter_nd(order[: last + 1, None], tf.ones([last + 1]), [self.num_units])
@@ -76,9 +75,11 @@ class PruneAwareObjective:
         sorted_q = tf.gather(tf.stop_gradient(q), order)
         threshold = 0.5 * (sorted_q[last] + sorted_q[tf.minimum(last + 1, num_free - 1)])
         # What a unit costs at the present widths weighs its pull on the threshold.
-        now_in, now_out = tf.gather(rest_in, last, axis=1), tf.gather(rest_out, last, axis=1)
-        price = tf.linalg.matvec(self.sources, self.coefficients * now_out, transpose_a=True)
-        price += tf.linalg.matvec(self.targets, self.coefficients * now_in, transpose_a=True)
+        now = tf.unstack(tf.gather(rest, last, axis=2))
+        price = tf.zeros(self.num_units)
+        for axis, counts in enumerate(self.counts):
+            others = [self.coefficients, *now[:axis], *now[axis + 1 :]]
+            price += tf.linalg.matvec(counts, functools.reduce(tf.multiply, others), transpose_a=True)
         finite_q = tf.where(free, q, threshold)
         slope = tf.sigmoid((tf.stop_gradient(finite_q) - threshold) / SOFTNESS)
         pull = tf.cast(free, tf.float32) * slope * (1 - slope) * price

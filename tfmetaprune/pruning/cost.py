@@ -1,7 +1,8 @@
 """Multiply-accumulates and parameters of a model, whole or with channels left out.
 
-Counted are the kernels of the registered kinds; a layer that the trace does not understand counts with its parameters
-but with no MACs. An axis of unknown length (a series of any length, say) counts as one position.
+Counted are the kernels of the registered kinds and the matrix products between tensors (attention); a layer that the
+trace does not understand counts with its parameters but with no MACs. An axis of unknown length (a series of any length,
+say) counts as one position.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import math
 
 import numpy as np
 
+from tfmetaprune.layers import Axes, get_weight
 from tfmetaprune.trace import ModelTrace
 
 
@@ -27,49 +29,67 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MacTerm:
-    """MACs of one kernel in one call: `coefficient * number of sources that remain * number of targets that remain`.
+    """MACs of one product in one call: `coefficient * product of the numbers of channels that remain on some axes`.
 
     Attributes:
-      coefficient: output positions times kernel taps.
-      source: int64 [n_in], the unit at each position of the axis that is read; None for per-channel kernels (factor 1).
-      target: int64 [n_out], the unit of each channel that is made.
+      coefficient: positions times taps.
+      axes: int64 [n] each, the unit at every position of an axis that channels lie on.
     """
 
     coefficient: int
-    source: np.ndarray | None
-    target: np.ndarray
+    axes: tuple[np.ndarray, ...]
 
 
 def mac_terms(trace: ModelTrace) -> tuple[MacTerm, ...]:
-    """Returns the static terms whose sum is the model's MACs, one for every kernel of every call."""
+    """Returns the static terms whose sum is the model's MACs, one for every kernel and matrix product of every call."""
     terms = []
     for channels in trace.channels.calls:
-        positions = math.prod(length or 1 for length in channels.call.output_shapes[0][1:-1])
+        call = channels.call
+        layouts, lengths = _named_axes(trace, channels)
         for name, axes in channels.weights.items():
-            shape = getattr(channels.call.layer, name).shape
-            taps = math.prod(size for axis, size in zip(axes, shape) if axis not in channels.roles and "/" not in axis)
-            sources, targets = axis_roles(axes)
-            if targets is not None:
-                source = None if sources is None else trace.channels.units(channels.roles[sources])
-                terms.append(MacTerm(positions * taps, source, trace.channels.units(channels.roles[targets])))
+            if not axes.is_kernel:
+                continue
+            named = {part for weight in channels.weights.values() for part in weight.names} | {axes.per_channel}
+            outputs = [axis for axis in channels.output_names[0] if axis and not named & {*axis.split("+")}]
+            repeated = channels.spec.positions(call, name, {axis: lengths[axis] for axis in outputs})
+            factors = [role for role in axes.names if role in channels.roles and axes.per_channel is None]
+            coefficient = math.prod(size for role, size in zip(axes.names, axes.shape) if role not in factors)
+            if axes.per_channel is not None:  # one kernel of taps for every channel that is made
+                coefficient, factors = math.prod(axes.taps), [axes.per_channel]
+            terms.append(_term(trace, coefficient, [channels.roles[role] for role in factors], repeated, layouts))
+        products = list(channels.spec.products(call)) if channels.roles else []
+        if not products and isinstance(channels.flow, Axes) and channels.flow.sums:
+            products.append(tuple(dict.fromkeys(axis for axes in channels.input_names for axis in axes if axis)))
+        for names in products:
+            terms.append(_term(trace, 1, [], {name: lengths.get(name, 1) for name in names}, layouts))
     return tuple(terms)
 
 
-def axis_roles(axes) -> tuple[str | None, str | None]:
-    """Splits the roles of a weight's axes: the one read (None: per channel) and the one made (None: no kernel).
+def _named_axes(trace, channels):
+    """Layouts and lengths of all axes that have a name in a call."""
+    layouts, lengths = {}, {}
+    call = channels.call
+    tensors = [*zip(call.inputs, channels.input_names), *zip(call.outputs, channels.output_names)]
+    for tensor, names in tensors:
+        for axis, name in enumerate(names):
+            lengths[name] = max(lengths.get(name, 1), trace.shapes[tensor][axis] or 1)
+            if axis in trace.channels.tensors[tensor]:
+                layouts[name] = trace.channels.tensors[tensor][axis]
+    for role, layout in channels.roles.items():
+        layouts[role] = layout
+        lengths[role] = sum(segment.length for segment in layout)
+    return layouts, lengths
 
-    Example:
-      >>> axis_roles(("kh", "kw", "in", "out")), axis_roles(("kh", "kw", "in", "out/in")), axis_roles(("out",))
-      (('in', 'out'), (None, 'out'), (None, None))
-    """
-    per_channel = next((axis.partition("/")[0] for axis in axes if "/" in axis), None)
-    if per_channel is not None:
-        return None, per_channel
-    roles = [axis for axis in axes if axis in ("in", "mid", "out")]
-    if len(roles) < 2:
-        return None, None
-    source, target = sorted(roles, key=("in", "mid", "out").index)
-    return source, target
+
+def _term(trace, coefficient, factors, repeated, layouts) -> MacTerm:
+    """A term with more factors for axes a product is repeated along; those with channels behind them shrink with them."""
+    factors = list(factors)
+    for axis, length in repeated.items():
+        if axis in layouts:
+            factors.append(layouts[axis])
+        else:
+            coefficient *= length or 1
+    return MacTerm(coefficient, tuple(trace.channels.units(layout) for layout in factors))
 
 
 def total_macs(terms: tuple[MacTerm, ...], keep: np.ndarray) -> int:
@@ -80,10 +100,8 @@ def total_macs(terms: tuple[MacTerm, ...], keep: np.ndarray) -> int:
       keep: bool [num_units], which units remain.
     """
     return sum(
-        term.coefficient * (1 if term.source is None else int(np.count_nonzero(keep[term.source])))
-        * int(np.count_nonzero(keep[term.target]))
-        for term in terms
-    )  # fmt: skip
+        math.prod([term.coefficient, *(int(np.count_nonzero(keep[units])) for units in term.axes)]) for term in terms
+    )
 
 
 def cost(trace: ModelTrace, keep: np.ndarray | None = None) -> Cost:
@@ -101,8 +119,12 @@ def cost(trace: ModelTrace, keep: np.ndarray | None = None) -> Cost:
 def _parameters(trace, channels, keep) -> int:
     layer = channels.call.layer
     widths = {role: int(np.count_nonzero(keep[trace.channels.units(axis)])) for role, axis in channels.roles.items()}
-    axes = {id(getattr(layer, name)): axes for name, axes in channels.weights.items()}
-    return sum(
-        math.prod(widths.get(role, size) for role, size in zip(axes.get(id(variable), variable.shape), variable.shape))
-        for variable in layer.weights
-    )
+    axes = {id(get_weight(layer, name)): axes for name, axes in channels.weights.items()}
+    total = 0
+    for variable in layer.weights:
+        known = axes.get(id(variable))
+        lengths = variable.shape if known is None else [
+            widths.get(role, size) for role, size in zip(known.names, known.shape)
+        ]  # fmt: skip
+        total += math.prod(lengths)
+    return total

@@ -50,10 +50,11 @@ def channel_groups(trace: ModelTrace) -> tuple[ChannelGroup, ...]:
     group_of_node = channels.group_of_unit[channels.unit_of_node]
     members = [[] for _ in range(num_groups)]
     for call in channels.calls:
-        units = np.concatenate([np.zeros(0, np.int64), *map(channels.units, call.roles.values())])
+        named = {role for axes in call.weights.values() for role in axes.names if role in call.roles}
+        units = np.concatenate([np.zeros(0, np.int64), *(channels.units(call.roles[role]) for role in sorted(named))])
         for group in np.unique(channels.group_of_unit[units]).tolist():
-            if call.call.layer.name not in members[group]:
-                members[group].append(call.call.layer.name)
+            if call.call.path not in members[group]:
+                members[group].append(call.call.path)
     order = np.argsort(channels.group_of_unit, kind="stable")
     units = np.split(order, np.cumsum(np.bincount(channels.group_of_unit, minlength=num_groups))[:-1])
     first_node = np.unique(group_of_node, return_index=True)[1]
@@ -74,6 +75,5 @@ def channel_groups(trace: ModelTrace) -> tuple[ChannelGroup, ...]:
 def _node_name(trace, node) -> str:
     call = int(trace.channels.node_call[node])
     if call >= 0:
-        return trace.calls[call].layer.name
-    starts = np.cumsum([0, *(sum(len(s.nodes) for s in trace.channels.tensors[tensor]) for tensor in trace.inputs)])
-    return trace.model.input_names[int(np.searchsorted(starts, node, side="right")) - 1]
+        return trace.calls[call].path
+    return trace.model.input_names[-1 - call]

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.pruning.cost import axis_roles
+from tfmetaprune.layers import get_weight
 from tfmetaprune.trace import ModelTrace
 
 CRITERIA = ("group_l2", "group_l2_max", "fisher", "random")
@@ -17,13 +17,13 @@ _TINY = 1e-12  # the smallest importance relative to its group that is told from
 class GroupL2:
     """Group L2 importance (METHOD.md): the mean over a unit's members of the sum of squared weights.
 
-    A member is a slice for the unit: along `in`, `mid` or `out` of a kernel, or the unit's entry of a per-channel
-    weight that the layer's spec counts. The kernels are squared and summed over their taps once; each call is a few
-    matrix-vector products.
+    A member is a slice for the unit: along any role of a kernel, or the unit's entry of a per-channel weight that the
+    layer's spec counts. The kernels are squared and summed over their taps once; each call is a few matrix-vector
+    products.
 
     Args:
       trace: the traced model.
-      weights: (layer name, weight name) -> tensor in place of the model's own; missing ones are the model's.
+      weights: (layer path, weight name) -> tensor in place of the model's own; missing ones are the model's.
     """
 
     def __init__(self, trace: ModelTrace, weights: Mapping | None = None):
@@ -36,21 +36,23 @@ class GroupL2:
                 continue
             units = {role: trace.channels.units(layout) for role, layout in channels.roles.items()}
             for name, axes in channels.weights.items():
-                source, target = axis_roles(axes)
-                if target is None and name not in channels.spec.importance:
+                if not axes.is_kernel and name not in channels.spec.importance:
                     continue
-                value = weights.get((channels.call.layer.name, name))
-                value = tf.cast(getattr(channels.call.layer, name) if value is None else value, tf.float32)
-                taps = [axis for axis, role in enumerate(axes) if role not in units and "/" not in role]
-                squares = tf.reduce_sum(tf.square(value), taps)
-                if source is not None:
-                    if axes.index(source) > axes.index(target):
-                        squares = tf.transpose(squares)
-                    self._kernels.append((squares, units[source], units[target]))
-                else:
-                    self._vectors.append(tf.reshape(squares, [-1]))
-                    ids.append(units[target or next(axis for axis in axes if axis in units)])
-        ids += [member for _, source, target in self._kernels for member in (source, target)]
+                value = weights.get((channels.call.path, name))
+                value = tf.cast(get_weight(channels.call.layer, name) if value is None else value, tf.float32)
+                value = tf.square(tf.reshape(value, axes.shape))
+                if axes.per_channel is not None:
+                    self._vectors.append(tf.reshape(tf.reduce_sum(value, _others(axes, (*axes.source, *axes.target))), [-1]))
+                    ids.append(units[axes.per_channel])
+                    continue
+                roles = [axis for axis, role in enumerate(axes.names) if role in units]
+                squares = tf.reduce_sum(value, _others(axes, roles))
+                if len(roles) == 1:
+                    self._vectors.append(squares)
+                    ids.append(units[axes.names[roles[0]]])
+                elif roles:
+                    self._kernels.append((squares, [units[axes.names[axis]] for axis in roles]))
+        ids += [member for _, members in self._kernels for member in members]
         self._ids = np.concatenate([np.zeros(0, np.int64), *ids])
         members = np.zeros(self._num_units, np.float32)
         for member in ids:
@@ -68,10 +70,22 @@ class GroupL2:
         """
         keep = tf.ones(self._num_units) if keep is None else tf.cast(keep, tf.float32)
         values = [tf.zeros(0), *self._vectors]
-        for squares, source, target in self._kernels:
-            values.append(tf.linalg.matvec(squares, tf.gather(keep, target)))
-            values.append(tf.linalg.matvec(squares, tf.gather(keep, source), transpose_a=True))
+        for squares, members in self._kernels:
+            if len(members) == 2:
+                values.append(tf.linalg.matvec(squares, tf.gather(keep, members[1])))
+                values.append(tf.linalg.matvec(squares, tf.gather(keep, members[0]), transpose_a=True))
+                continue
+            for axis in range(len(members)):
+                value = squares
+                for other in reversed(range(len(members))):  # from behind, so that the axes before keep their numbers
+                    if other != axis:
+                        value = tf.tensordot(value, tf.gather(keep, members[other]), [[other], [0]])
+                values.append(value)
         return tf.math.unsorted_segment_sum(tf.concat(values, 0), self._ids, self._num_units) / self._members
+
+
+def _others(axes, roles) -> list[int]:
+    return [axis for axis in range(len(axes.names)) if axis not in roles]
 
 
 def unit_importance(trace: ModelTrace, weights: Mapping | None = None, keep=None) -> tf.Tensor:
@@ -116,7 +130,7 @@ def scorer(
     Args:
       trace: the traced model.
       criterion: one of `CRITERIA`; or a callable(trace) -> importance, float [num_units]; or the scores themselves.
-      weights: (layer name, weight name) -> tensor in place of the model's own.
+      weights: (layer path, weight name) -> tensor in place of the model's own.
       statistics: float [num_units, S], the channel statistics, for "fisher".
       seed: for "random".
 

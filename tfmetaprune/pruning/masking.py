@@ -4,19 +4,21 @@ import contextlib
 from collections.abc import Mapping
 
 from tfmetaprune._keras import tf
-from tfmetaprune.trace import ModelTrace, run
+from tfmetaprune.layers import Axes, get_weight
+from tfmetaprune.trace import ModelTrace, carry_mask, map_inputs, run
 
 
 def run_masked(trace: ModelTrace, keep, inputs, weights: Mapping | None = None, training_bn: bool = False) -> list:
     """Runs the model as if some of its units were gone.
 
-    A dead channel still computes, but nobody hears it: its slices along `in` and `mid` of every kernel are set to 0.
+    A dead channel still computes, but nobody hears it: its slices along the axes that a kernel reads, and along those
+    inside the layer, are set to 0; it is left out where products are summed over channels.
 
     Args:
       trace: the traced model; it is not modified.
       keep: float or bool [num_units], 1 for units that remain; None for all. May be a soft mask.
       inputs: the model's inputs, a list in order.
-      weights: (layer name, weight name) -> tensor in place of the model's own.
+      weights: (layer path, weight name) -> tensor in place of the model's own.
       training_bn: whether BatchNormalization uses the statistics of this batch; the moving ones are never updated.
 
     Returns:
@@ -27,37 +29,78 @@ def run_masked(trace: ModelTrace, keep, inputs, weights: Mapping | None = None, 
 
     def call_layer(index, call, *args, **kwargs):
         channels = trace.channels.calls[index]
-        if not channels.weights:
+        if not channels.roles:
             return call.layer(*args, **kwargs)
         masks = {role: tf.gather(keep, trace.channels.units(layout)) for role, layout in channels.roles.items()}
         tensors = {}
         for name, axes in channels.weights.items():
-            value = weights.get((call.layer.name, name))
-            read = [axis for axis, role in enumerate(axes) if role in ("in", "mid")]
-            if value is None and not read:
+            value = weights.get((call.path, name))
+            silent = _silenced_axes(channels, axes)
+            if value is None and not silent:
                 continue
-            value = tf.convert_to_tensor(getattr(call.layer, name) if value is None else value)
-            for axis in read:
-                shape = [-1 if other == axis else 1 for other in range(len(axes))]
-                value *= tf.cast(tf.reshape(masks[axes[axis]], shape), value.dtype)
+            value = tf.convert_to_tensor(get_weight(call.layer, name) if value is None else value)
+            for axis in silent:
+                mask = masks["in/groups" if axes.grouped and axis in axes.source else axes.names[axis]]
+                mask = tf.reshape(mask, [-1 if other == axis else 1 for other in range(len(axes.names))])
+                value = tf.reshape(tf.reshape(value, axes.shape) * tf.cast(mask, value.dtype), value.shape)
             tensors[name] = value
+        args, kwargs = _silence_sums(channels, masks, args, kwargs)
         with substitute(call.layer, tensors):
             if training_bn and is_batch_norm(channels):
                 return batch_normalize(call.layer, args[0])[0]
-            return channels.spec.call_masked(call.layer, tf.cast(masks["in"], args[0].dtype), *args, **kwargs)
+            masks = {role: tf.cast(mask, call.layer.compute_dtype) for role, mask in masks.items()}
+            return channels.spec.call_masked(call.layer, masks, *args, **kwargs)
 
     return run(trace, inputs, call_layer)
 
 
+def _silenced_axes(channels, axes) -> list[int]:
+    """The axes of a weight along which dead channels are set to 0: those read, and those inside the layer."""
+    inside = [axis for axis in axes.target if axes.names[axis] in channels.spec.internal]
+    read = [axis for axis in axes.source if not axes.grouped or "in/groups" in channels.roles]
+    return [*read, *inside]
+
+
+def _silence_sums(channels, masks, args, kwargs):
+    """Sets dead channels to 0 in the first input that is summed over them."""
+    names = channels.flow.sums if isinstance(channels.flow, Axes) else ()
+    factors = {}  # position among the call's inputs -> (axis, mask)
+    for name in names:
+        if name in masks:
+            position, axes = next((i, axes) for i, axes in enumerate(channels.input_names) if name in axes)
+            factors.setdefault(position, []).append((axes.index(name), masks[name]))
+    if not factors:
+        return args, kwargs
+
+    def silence(position, value):
+        old = value
+        for axis, mask in factors.get(position, ()):
+            value *= tf.cast(tf.reshape(mask, [-1 if i == axis else 1 for i in range(len(value.shape))]), value.dtype)
+        return carry_mask(old, value)
+
+    return map_inputs(channels.call, silence, args, kwargs)
+
+
 @contextlib.contextmanager
 def substitute(layer, tensors: Mapping):
-    """Lets the layer compute with other tensors in place of its variables while the context lasts."""
-    old = {name: layer.__dict__[name] for name in tensors}
-    layer.__dict__.update(tensors)  # past Keras' __setattr__, which would track them
+    """Lets the layer compute with other tensors in place of its variables while the context lasts.
+
+    Args:
+      layer: the layer.
+      tensors: weight name, a path of attributes, -> tensor.
+    """
+    owners = {name: get_weight(layer, name.rpartition(".")[0]) if "." in name else layer for name in tensors}
+    keys = {name: name.rpartition(".")[2] for name in tensors}
+    old = {name: owners[name].__dict__[keys[name]] for name in tensors}
+    for name, tensor in tensors.items():
+        if hasattr(old[name], "true_dtype"):  # a variable that a mixed-precision layer casts when it reads it
+            tensor = tf.cast(tensor, owners[name].compute_dtype)
+        owners[name].__dict__[keys[name]] = tensor  # past Keras' __setattr__, which would track it
     try:
         yield
     finally:
-        layer.__dict__.update(old)
+        for name, variable in old.items():
+            owners[name].__dict__[keys[name]] = variable
 
 
 def is_batch_norm(channels) -> bool:
@@ -69,11 +112,17 @@ def batch_normalize(layer, x):
     """Normalises by the statistics of the batch, without touching the moving ones.
 
     Args:
-      layer: a BatchNormalization layer over the last axis.
-      x: float [batch, ..., channels].
+      layer: a BatchNormalization layer over one axis.
+      x: float, the layer's input.
 
     Returns:
       The normalised batch, its mean and its variance, both float [channels].
     """
-    mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
-    return tf.nn.batch_normalization(x, mean, variance, layer.beta, layer.gamma, layer.epsilon), mean, variance
+    axis = (layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis) % x.shape.rank
+    others = [other for other in range(x.shape.rank) if other != axis]
+    dtype, x = x.dtype, tf.cast(x, layer.variable_dtype)
+    mean, variance = tf.nn.moments(x, others)
+    broadcast = [-1 if other == axis else 1 for other in range(x.shape.rank)]
+    beta, gamma = (None if value is None else tf.reshape(value, broadcast) for value in (layer.beta, layer.gamma))
+    moments = tf.reshape(mean, broadcast), tf.reshape(variance, broadcast)
+    return tf.cast(tf.nn.batch_normalization(x, *moments, beta, gamma, layer.epsilon), dtype), mean, variance

@@ -190,7 +190,8 @@ def _drop(terms, keep, order, target):
 
 
 class _Floors:
-    """Sets of units (each group, and the channels each layer makes) with the number of them that must remain.
+    """Sets of units with the number of them that must remain: a share of each group and of what each layer makes, and
+    one on every axis of every tensor.
 
     Attributes:
       set_ids, units: int64 [M], every unit of every set.
@@ -199,16 +200,22 @@ class _Floors:
 
     def __init__(self, trace, floor):
         channels = trace.channels
-        sets = {group.units.tobytes(): group.units for group in channel_groups(trace)}
+        shares = {group.units.tobytes(): (group.units, floor) for group in channel_groups(trace)}
         for call in channels.calls:
-            for role in ("mid", "out"):
-                units = np.unique(channels.units(call.roles.get(role, ())))
-                sets.setdefault(units.tobytes(), units)
-        sets = [units for units in sets.values() if len(units)]
+            made = {axes.names[axis] for axes in call.weights.values() for axis in axes.target}
+            made |= {axes.per_channel for axes in call.weights.values()}
+            for role in sorted(made & set(call.roles)):
+                units = np.unique(channels.units(call.roles[role]))
+                shares.setdefault(units.tobytes(), (units, floor))
+        for layout in (layout for axes in channels.tensors for layout in axes.values()):
+            units = np.unique(channels.units(layout))
+            shares.setdefault(units.tobytes(), (units, 0.0))
+        sets = [units for units, _ in shares.values() if len(units)]
         sizes = np.array([len(units) for units in sets], np.int64)
+        shares = np.array([share for units, share in shares.values() if len(units)])
         self.set_ids = np.repeat(np.arange(len(sets)), sizes)
         self.units = np.concatenate([np.zeros(0, np.int64), *sets])
-        self.minimum = np.maximum(1, np.ceil(floor * sizes - 1e-9)).astype(np.int64)
+        self.minimum = np.maximum(1, np.ceil(shares * sizes - 1e-9)).astype(np.int64)
 
     def protected(self, scores, keep):
         """bool [num_units]: the best survivors of each set, as many as must remain."""

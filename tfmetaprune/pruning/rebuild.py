@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfmetaprune._keras import keras
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.channels import layout_positions, move_numbers, number_array, shape_numbers
 from tfmetaprune.errors import ArgumentError, UnsupportedModelError
+from tfmetaprune.layers import Length, Moves, Narrowing, TensorIndex, get_weight
 from tfmetaprune.pruning.plan import PruningPlan
 from tfmetaprune.trace import ModelTrace, trace_model
 
@@ -17,37 +19,23 @@ def rebuild_model(trace: ModelTrace, plan: PruningPlan, weights: Mapping | None 
     Args:
       trace: the traced model; it is not modified.
       plan: which channels remain.
-      weights: (layer name, weight name) -> tensor of the full shape in place of the model's own.
+      weights: (layer path, weight name) -> tensor of the full shape in place of the model's own.
 
     Returns:
-      A tf_keras model of the same kind, with the same names, trainable flags and compile state (a fresh optimizer).
+      A tf_keras model of the same kind, with the same names, nesting, trainable flags and compile state (a fresh
+      optimizer).
 
     Raises:
       ArgumentError: `weights` names a weight that the model does not have, or has another shape.
-      UnsupportedModelError: a layer cannot be made again from its config.
+      UnsupportedModelError: a layer cannot be made again from its config, or does not do what its shapes promise.
     """
-    weights = dict(weights or {})
-    kept = {role_key: np.flatnonzero(plan.keep[units]) for role_key, units in _units(trace).items()}
-    configs = _narrow_configs(trace, plan.keep, kept)
-
-    def clone(layer):
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer)
-        try:
-            return type(layer).from_config(configs.get(layer.name) or layer.get_config())
-        except (NotImplementedError, TypeError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"Layer {layer.name!r} ({type(layer).__name__}): expected a layer that can be made again from its "
-                f"config, got {error}. Give its class a get_config that holds every argument of its constructor."
-            ) from error
-
-    model = keras.models.clone_model(trace.model, clone_function=clone)
-    _set_weights(trace, model, kept, weights)
-    if weights:
-        layer, name = next(iter(weights))
+    builder = _Builder(trace, plan.keep, dict(weights or {}))
+    model = builder.build(trace.root)
+    if builder.weights:
+        layer, name = next(iter(builder.weights))
         raise ArgumentError(
             f"weights: expected weights of model {trace.model.name!r}, got {name!r} of layer {layer!r}. "
-            f"Use the names of the layers and of their weight attributes."
+            f"Use the paths of the layers and the names of their weight attributes."
         )
     _copy_state(trace.model, model)
     return model
@@ -58,7 +46,7 @@ def replace_weights(model, weights: Mapping):
 
     Args:
       model: a functional or Sequential model; it is not modified.
-      weights: (layer name, weight name) -> tensor; missing ones are the model's own.
+      weights: (layer path, weight name) -> tensor; missing ones are the model's own.
 
     Raises:
       ArgumentError: `weights` names a weight that the model does not have, or has another shape.
@@ -69,52 +57,201 @@ def replace_weights(model, weights: Mapping):
     return rebuild_model(trace, everything, weights)
 
 
-def _units(trace):
-    """(layer name, role) -> the unit at every position, from the first call of each layer."""
-    return {
-        (channels.call.layer.name, role): trace.channels.units(layout)
-        for channels in trace.channels.calls if channels.is_first
-        for role, layout in channels.roles.items()
-    }  # fmt: skip
+class _Builder:
+    """Makes the new layers, each once, and calls them as the old ones were called."""
 
+    def __init__(self, trace, keep, weights):
+        self.trace, self.keep, self.weights = trace, keep, weights
+        self.new_layers = {}  # id of the old layer -> the new one
+        self.known = {}  # what `ChannelMap.known` is in the new model
+        self.kept = [trace.channels.kept(tensor, keep) for tensor in range(len(trace.shapes))]
 
-def _narrow_configs(trace, keep, kept):
-    """Layer name -> config, for the layers that change."""
-    configs = {}
-    for channels in trace.channels.calls:
+    def build(self, scope):
+        """Returns the new model of one scope."""
+        old = scope.model
+        values, inputs = {}, []
+        for tensor, symbolic in zip(scope.inputs, old.inputs, strict=True):
+            layer = symbolic._keras_history.layer
+            shape = self._shape(tensor)
+            config = layer.get_config()
+            config["batch_input_shape"] = (config["batch_input_shape"][0], *shape[1:])
+            new = keras.layers.InputLayer.from_config(config)
+            self.new_layers[id(layer)] = new
+            inputs.append(new.output)
+            values[tensor] = new.output
+        for step in scope.steps:
+            self._run(step, values)
+        outputs = [values[tensor] for tensor in scope.outputs]
+        return self._model(old, inputs, outputs)
+
+    def _model(self, old, inputs, outputs):
+        if isinstance(old, keras.Sequential):
+            layers = [self.new_layers[id(layer)] for layer in old.layers]
+            if not old._has_explicit_input_shape or not old._self_tracked_trackables:
+                return keras.Sequential(layers, name=old.name)
+            first = self.new_layers[id(old.inputs[0]._keras_history.layer)]
+            return keras.Sequential([first, *layers], name=old.name)
+        nested = (tf.nest.pack_sequence_as(old._nested_inputs, inputs), tf.nest.pack_sequence_as(old._nested_outputs, outputs))
+        if type(old) is not type(keras.Model(*nested)):
+            try:  # a subclass of Model with a training step of its own, made functionally
+                return type(old)(inputs=nested[0], outputs=nested[1], name=old.name)
+            except TypeError:
+                pass
+        return keras.Model(inputs=nested[0], outputs=nested[1], name=old.name)
+
+    def _run(self, step, values):
+        """Calls the new layer (or nested model) of a step on symbolic tensors; adds its outputs to `values`."""
+        args, kwargs = step.args, dict(step.kwargs)
+        narrowing = None
+        if step.inside is None:
+            channels = self.trace.channels.calls[step.call]
+            narrowing = self._narrowing(channels)
+            if self._changes(channels):
+                args, kwargs = channels.spec.narrow_call(args, kwargs, narrowing)
+        layer = self._layer(step, narrowing)
+
+        def replace(leaf):
+            return values[leaf.index] if isinstance(leaf, TensorIndex) else leaf
+
+        made = layer(*tf.nest.map_structure(replace, args), **tf.nest.map_structure(replace, kwargs))
+        made = tf.nest.flatten(made)
+        for tensor, value in zip(step.outputs, made, strict=True):
+            if len(value.shape) != len(self._shape(tensor)) or not value.shape.is_compatible_with(self._shape(tensor)):
+                raise UnsupportedModelError(
+                    f"Layer {layer.name!r} ({type(layer).__name__}): expected an output of shape {self._shape(tensor)} when "
+                    f"channels are gone, got {tuple(value.shape)}. Register a LayerSpec that says what the layer does."
+                )
+            values[tensor] = value
+        if step.inside is None:
+            self._calculate(layer, channels, args, kwargs)
+            if isinstance(channels.flow, Moves) and self._changes(channels):
+                self._check_moves(layer, channels.call, args, kwargs)
+            if channels.is_first:
+                self._set_weights(channels, layer, narrowing)
+
+    def _layer(self, step, narrowing):
+        old = step.layer
+        if id(old) in self.new_layers:
+            return self.new_layers[id(old)]
+        if step.inside is not None:
+            new = self.build(step.inside)
+        elif isinstance(old, keras.Model):
+            new = keras.models.clone_model(old)
+        else:
+            channels = self.trace.channels.calls[step.call]
+            config = old.get_config()
+            if self._changes(channels):
+                config = channels.spec.narrow(config, narrowing)
+            try:
+                new = type(old).from_config(config)
+            except (NotImplementedError, TypeError, ValueError) as error:
+                raise UnsupportedModelError(
+                    f"Layer {old.name!r} ({type(old).__name__}): expected a layer that can be made again from its "
+                    f"config, got {error}. Give its class a get_config that holds every argument of its constructor."
+                ) from error
+        self.new_layers[id(old)] = new
+        return new
+
+    def _shape(self, tensor):
+        kept = self.kept[tensor]
+        return tuple(len(kept[axis]) if axis in kept else size for axis, size in enumerate(self.trace.shapes[tensor]))
+
+    def _changes(self, channels):
+        """Whether a call of a known kind reads, holds or makes fewer channels."""
+        if channels.spec is None:
+            return False
+        return any(self.kept[tensor] for tensor in (*channels.call.inputs, *channels.call.outputs)) or any(
+            not self.keep[self.trace.channels.units(layout)].all() for layout in channels.roles.values()
+        )
+
+    def _narrowing(self, channels):
+        widths = {
+            role: int(np.count_nonzero(self.keep[self.trace.channels.units(layout)]))
+            for role, layout in channels.roles.items()
+        }
         call = channels.call
-        if not channels.is_first or channels.spec is None:
-            continue
-        before = [trace.channels.units(trace.channels.tensors[tensor]) for tensor in (*call.inputs, call.outputs[0])]
-        if all(keep[units].all() for units in before):
-            continue
-        widths = {role: len(kept[call.layer.name, role]) for role in channels.roles}
-        output_width = int(np.count_nonzero(keep[before[-1]]))
-        configs[call.layer.name] = channels.spec.narrow(call.layer.get_config(), call, widths, output_width)
-    return configs
+        return Narrowing(
+            call, widths, tuple(self.kept[tensor] for tensor in call.inputs),
+            tuple(self.kept[tensor] for tensor in call.outputs), self._groups(channels),
+        )  # fmt: skip
 
+    def _groups(self, channels):
+        """How many groups remain: fewer where whole groups can go."""
+        names = [name for name in channels.flow.grouped if name in channels.roles] if channels.groups > 1 else []
+        if not names or f"{names[0]}/groups" in channels.roles:
+            return channels.groups
+        kept = self.keep[self.trace.channels.units(channels.roles[names[0]])]
+        return int(np.count_nonzero(kept)) * channels.groups // len(kept)
 
-def _set_weights(trace, model, kept, weights):
-    """Gives the new model's layers what remains of the old; takes what it uses out of `weights`."""
-    axes_of = {channels.call.layer.name: channels.weights for channels in trace.channels.calls if channels.is_first}
-    for layer in trace.model.layers:
-        attributes = {id(value): name for name, value in vars(layer).items()}
-        values = []
-        for variable in layer.weights:
-            name = attributes.get(id(variable))
-            value = weights.pop((layer.name, name), None)
+    def _calculate(self, layer, channels, args, kwargs):
+        """Works out again the numbers that are made of lengths alone."""
+        call = channels.call
+        if isinstance(channels.flow, Length):
+            self.known[call.outputs[0]] = shape_numbers(self._shape(call.inputs[0]), channels.flow.axis)
+        elif call.outputs and call.outputs[0] in self.trace.channels.known:
+            numbers = move_numbers(layer, args, kwargs, {tensor: self.known[tensor] for tensor in call.inputs})
+            self.known.update(zip(call.outputs, numbers))
+
+    def _check_moves(self, layer, call, args, kwargs):
+        """Checks on channel numbers that the new layer moves what remains to where it has to be."""
+        channels, shapes = self.trace.channels, self.trace.shapes
+        tensors = [tensor for tensor in call.inputs if tensor not in channels.known]
+        for axes in ([[axis] for axis in channels.tensors[tensors[0]]] if len(tensors) == 1 else
+                     [[next(iter(channels.tensors[tensor]), None) for tensor in tensors]]):  # fmt: skip
+            if None in axes:
+                continue
+            arrays, whole = dict(self.known), dict(channels.known)
+            for tensor, axis in zip(tensors, axes):
+                positions = layout_positions(channels.tensors[tensor][axis])
+                numbers = number_array(shapes[tensor], axis, np.arange(len(positions)))
+                whole[tensor] = numbers
+                for other, kept in self.kept[tensor].items():
+                    numbers = np.take(numbers, kept, other)
+                arrays[tensor] = numbers
+            expected = move_numbers(call.layer, call.args, call.kwargs, whole)
+            got = move_numbers(layer, args, kwargs, arrays)
+            for tensor, before, after in zip(call.outputs, expected, got):
+                for other, kept in self.kept[tensor].items():
+                    before = np.take(before, kept, other)
+                if not np.array_equal(before, after):
+                    raise UnsupportedModelError(
+                        f"Layer {call.title}: expected it to move the channels that remain as it moved them before, got "
+                        f"another order. Register a LayerSpec for it that freezes its channels."
+                    )
+
+    def _set_weights(self, channels, new, narrowing):
+        """Gives a new layer what remains of the old one's weights; takes what it uses out of `self.weights`."""
+        call = channels.call
+        names = {id(get_weight(call.layer, name)): name for name in channels.spec.weights(call.layer)} if channels.spec else {}
+        names = {**{id(value): name for name, value in vars(call.layer).items()}, **names}
+        values, order = {}, []
+        for position, variable in enumerate(call.layer.weights):
+            name = names.get(id(variable), str(position))
+            value = self.weights.pop((call.path, name), None)
             value = np.asarray(variable if value is None else value)
             if value.shape != tuple(variable.shape):
                 raise ArgumentError(
-                    f"weights: expected shape {tuple(variable.shape)} for {name!r} of layer {layer.name!r}, "
+                    f"weights: expected shape {tuple(variable.shape)} for {name!r} of layer {call.path!r}, "
                     f"got {value.shape}. Give weights of the full shape."
                 )
-            for axis, role in enumerate(axes_of.get(layer.name, {}).get(name, ())):
-                if (layer.name, role) in kept:
-                    value = np.take(value, kept[layer.name, role], axis)
-            values.append(value)
-        new = model.get_layer(layer.name)
-        new.set_weights(values)
+            if name in channels.weights:
+                axes = channels.weights[name]
+                value = value.reshape(axes.shape)
+                for axis, role in enumerate(axes.names):
+                    if role in channels.roles:
+                        value = value.compress(self.keep[self.trace.channels.units(channels.roles[role])], axis)
+                value = value.reshape(axes.stored_shape(value.shape))
+            values[name] = value
+            order.append(name)
+        if self._changes(channels):
+            values = channels.spec.adjust_weights(call.layer, values, narrowing)
+        try:
+            new.set_weights([values[name] for name in order])
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"Layer {call.title}: expected the same weights when it is made again from its config, got {error}. "
+                f"Give its class a get_config that holds every argument of its constructor."
+            ) from error
         if hasattr(new, "finalize_state"):  # Normalization derives what it computes with from its weights
             new.finalize_state()
 
@@ -137,5 +274,6 @@ def _copy_trainable(old, new):
     if old.trainable != new.trainable:
         new.trainable = old.trainable
     if isinstance(old, keras.Model):
+        layers = {layer.name: layer for layer in new.layers}
         for layer in old.layers:
-            _copy_trainable(layer, new.get_layer(layer.name))
+            _copy_trainable(layer, layers[layer.name])

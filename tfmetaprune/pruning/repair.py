@@ -64,8 +64,8 @@ def _batch_statistics(trace, inputs):
         if not is_batch_norm(trace.channels.calls[index]):
             return call.layer(*args, **kwargs)
         output, mean, variance = batch_normalize(call.layer, args[0])
-        seen.setdefault(f"{call.layer.name}/moving_mean", []).append(tf.cast(mean, tf.float32))
-        seen.setdefault(f"{call.layer.name}/moving_variance", []).append(tf.cast(variance, tf.float32))
+        seen.setdefault(f"{call.path}/moving_mean", []).append(tf.cast(mean, tf.float32))
+        seen.setdefault(f"{call.path}/moving_variance", []).append(tf.cast(variance, tf.float32))
         return output
 
     run(trace, inputs, call_layer)
