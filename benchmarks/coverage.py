@@ -376,7 +376,7 @@ def main():
         image_size = 0 if family == "structures" else arguments.image_size or IMAGE_SIZES.get(name, IMAGE_SIZE)
         path = arguments.runs / f"{family}-{name.replace('/', '-')}.json"
         row = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not arguments.again else None
-        if row is None or row["image_size"] != image_size:
+        if row is None or "error" in row or row["image_size"] != image_size:
             row = run_apart(name, family, image_size, arguments.runs)
         rows.append(row)
         print(f"{family:10} {name:24} {'; '.join(problems(row)) or 'good'}", flush=True)

@@ -232,7 +232,10 @@ def test_inspect():
     assert values["unknown_layers"] == ["'shift' (ChannelShift)"]
     assert any("'shift' (ChannelShift)" in reason for reason in values["frozen"])
     assert values["prunable_macs_share"] == 1.0  # every kernel reads or makes such a channel
-    assert 0 < tfmetaprune.inspect(ZOO["grouped"]()).prunable_macs_share < 1
+    inputs = keras.Input((6,))
+    softmax = keras.layers.Dense(5, activation="softmax")(keras.layers.Dense(5, activation="softmax")(inputs))
+    frozen = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(4)(softmax)))
+    assert tfmetaprune.inspect(frozen).prunable_macs_share == (5 * 4 + 4 * 2) / (6 * 5 + 5 * 5 + 5 * 4 + 4 * 2)
     assert {group["name"] for group in values["groups"] if group["prunable"]} == {"stem_conv", "after_conv", "body_conv"}
 
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "data": _BASE,
     "report": {"errors"},
     "metatrain": _ENGINE | {"__init__"},
-    "finetuning": _BASE | {"data", "report"},
+    "finetuning": _BASE | {"data", "interop", "report"},
     "pipeline": _ENGINE | {"__init__", "finetuning"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
     "cli": _ENGINE | {"__init__", "pipeline", "demo", "metatrain"},

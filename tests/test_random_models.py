@@ -31,7 +31,8 @@ def test_random_models(tmp_path_factory, capsys):
     @given(programs())
     def check(program):
         model = build(program)
-        shares.append(check_model(model, program.seed, folder / "pruned.keras" if program.seed % 5 == 0 else None))
+        single = model.outputs[0].dtype == "float32"  # tf_keras cannot load 0.5 * x in float64
+        shares.append(check_model(model, program.seed, folder / "pruned.keras" if single else None))
         kinds.update(kinds_of(trace_model(model)).keys())
 
     check()
@@ -46,10 +47,10 @@ def test_random_models(tmp_path_factory, capsys):
 def test_step_alone(kind, tmp_path):
     """Each step between a first layer and a head, with two lists of choices, whatever hypothesis draws."""
     inputs = next(name for name, rank in RANKS.items() if rank in STEPS[kind].ranks[-2:])
-    for numbers in ((0, 1, 2, 1, 3, 0, 1), (1, 2, 1, 3, 2, 1, 0)):
-        model = build(Program((inputs,), (6,), (Step(kind, 0, numbers),)))
+    for float64, numbers in ((True, (0, 1, 2, 1, 3, 0, 1)), (False, (1, 2, 1, 3, 2, 1, 0))):
+        model = build(Program((inputs,), (6,), (Step(kind, 0, numbers),), float64=float64))
         assert len(model.layers) > 3, f"step {kind!r} adds no layer"
-        check_model(model, save_path=tmp_path / "pruned.keras")
+        check_model(model, save_path=None if float64 else tmp_path / "pruned.keras")
 
 
 def test_every_input_makes_a_model():

@@ -2,19 +2,36 @@
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
+from tfmetaprune.interop import CarriedLoss, carried_losses, is_keras3
 from tfmetaprune.report.progress import progress_bar
 
 DEFAULT_EPOCHS = 15
 LEARNING_RATE = 1e-3
 
 
-def finetune_model(model, train, validation=None, *, epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE) -> dict:
+def own_losses(model):
+    """Returns what a model was compiled with, (loss, loss weights) as tf_keras takes them; (None, None) if it was not.
+
+    Args:
+      model: a tf_keras or a Keras 3 model.
+    """
+    if is_keras3(model):
+        return carried_losses(model)
+    if getattr(model, "optimizer", None) is None:
+        return None, None
+    return model.loss, (model.get_compile_config() or {}).get("loss_weights")
+
+
+def finetune_model(
+    model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE
+) -> dict:
     """Trains a model in place with Adam and a cosine schedule to zero; its own compile state stays as it is.
 
     Args:
-      model: a tf_keras model; its own loss is used if it is compiled, else one that fits its outputs and labels.
+      model: a tf_keras model.
       train: batched, finite dataset of (x, y).
       validation: the same, reported on after every epoch; ignored if it has no labels.
+      losses: of `own_losses`; without a loss one that fits the outputs and labels is used.
       epochs: passes over `train`.
       learning_rate: of the first step.
 
@@ -31,7 +48,7 @@ def finetune_model(model, train, validation=None, *, epochs=DEFAULT_EPOCHS, lear
     if not num_batches:
         raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
-    trained = _compiled_view(model, train, keras.optimizers.Adam(schedule))
+    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule))
     validation = validation if validation is not None and is_labelled(validation) else None
     with progress_bar("Fine-tuning", epochs) as advance:
         bar = keras.callbacks.LambdaCallback(on_epoch_end=advance)
@@ -39,19 +56,20 @@ def finetune_model(model, train, validation=None, *, epochs=DEFAULT_EPOCHS, lear
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
-def evaluate_model(model, dataset) -> dict:
+def evaluate_model(model, dataset, losses=(None, None)) -> dict:
     """Evaluates a model; its own compile state stays as it is.
 
     Args:
-      model: a tf_keras model; its own loss is used if it is compiled, else one that fits its outputs and labels.
+      model: a tf_keras model.
       dataset: batched dataset of (x, y).
+      losses: of `own_losses`; without a loss one that fits the outputs and labels is used.
 
     Returns:
       {"loss": ..., "accuracy": ...}; the accuracy of classifiers alone; {} if the dataset has no labels.
     """
     if not is_labelled(dataset):
         return {}
-    values = _compiled_view(model, dataset).evaluate(dataset, verbose=0, return_dict=True)
+    values = _compiled_view(model, dataset, losses).evaluate(dataset, verbose=0, return_dict=True)
     return {name: float(values[name]) for name in ("loss", "accuracy") if name in values}
 
 
@@ -66,18 +84,24 @@ def is_labelled(dataset) -> bool:
     return len(dataset.element_spec) > 1
 
 
-def _compiled_view(model, dataset, optimizer="sgd"):
+def _compiled_view(model, dataset, losses, optimizer="sgd"):
     """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
-    loss, loss_weights = None, None
-    if getattr(model, "optimizer", None) is not None:
-        loss, loss_weights = model.loss, (model.get_compile_config() or {}).get("loss_weights")
-    if loss is None:
-        loss = _usual_loss(model, dataset)
+    loss, loss_weights = losses
+    loss = _usual_loss(model, dataset) if loss is None else _for_labels(loss, dataset)
     single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
     view = keras.Model(model.input, model.output)
     metrics = ["accuracy"] if _is_classification(single) else None
     view.compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics)
     return view
+
+
+def _for_labels(loss, dataset):
+    """The same losses; those of Keras 3 are told what rank their labels have."""
+    ranks = [label.shape.rank for label in tf.nest.flatten(dataset.element_spec[1])]
+    leaves = tf.nest.flatten(loss)
+    ranks = ranks if len(ranks) == len(leaves) else [None] * len(leaves)
+    fitted = [leaf.for_labels(rank) if isinstance(leaf, CarriedLoss) else leaf for leaf, rank in zip(leaves, ranks)]
+    return tf.nest.pack_sequence_as(loss, fitted)
 
 
 def _usual_loss(model, dataset):

@@ -14,7 +14,7 @@ import tfmetaprune
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled
+from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.interop import carry
 from tfmetaprune.metanet.generate import generate
@@ -121,6 +121,7 @@ def prune(
     _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed)
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
+        losses = own_losses(model)
         model, back = carry(model)
         trace = trace_model(model)
         train = None if train_data is None else _shuffled(train_data, seed)
@@ -134,7 +135,7 @@ def prune(
         network = _find_metanetwork(metanetwork)
 
         def evaluate(candidate):
-            return {} if validation is None else evaluate_model(candidate, validation)
+            return {} if validation is None else evaluate_model(candidate, validation, losses)
 
         original = cost(trace)
         steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
@@ -155,7 +156,7 @@ def prune(
         else:
             if finetune is not None:
                 epochs = DEFAULT_EPOCHS if finetune == "default" else finetune
-                history = finetune_model(small, train, validation, epochs=epochs)
+                history = finetune_model(small, train, validation, losses=losses, epochs=epochs)
             result = back(small)
         if finetune is not None:
             steps["finetuned"] = evaluate(small)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from tfmetaprune.interop.back import to_keras3
 from tfmetaprune.interop.carried import CarriedLayer, CarriedOperation
 from tfmetaprune.interop.forward import to_tf_keras
+from tfmetaprune.interop.losses import CarriedLoss, carried_losses
 
-__all__ = ["CarriedLayer", "CarriedOperation", "carry", "is_keras3", "to_keras3", "to_tf_keras"]
+__all__ = ["CarriedLayer", "CarriedLoss", "CarriedOperation", "carried_losses", "carry", "is_keras3", "to_keras3", "to_tf_keras"]
 
 
 def is_keras3(model) -> bool:

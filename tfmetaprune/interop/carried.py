@@ -197,6 +197,7 @@ class _Carrier(keras.layers.Layer):
 
     def _prepare(self, arguments, tensors):
         """Makes ready for the first call."""
+        del arguments, tensors
 
     def _set_connectivity_metadata(self, args, kwargs, outputs):
         tensors, arguments = args[:2]

@@ -10,7 +10,7 @@ class _DenseAttentionSpec(LayerSpec):
 
     def flow(self, call):
         rank = len(call.input_shapes[0])
-        query, value, *key = self._names(rank, len(call.args[0]))
+        query, value, *key = self._names(call)
         masks = [
             axis_names(len(shape), prefix=f"m{i}_") for i, shape in enumerate(call.input_shapes[len(call.args[0]) :])
         ]
@@ -20,19 +20,24 @@ class _DenseAttentionSpec(LayerSpec):
         inputs = [axis_names(rank, names) for names in (query, value, *key)]
         return Axes(f"{', '.join(inputs + masks)} -> {', '.join(made + scores)}", sums=("c",))
 
-    @staticmethod
-    def _names(rank, count):
+    def _names(self, call):
         """The axes of queries, values and, where there are three inputs, keys."""
-        last = rank - 1
+        last = len(call.input_shapes[0]) - 1
         source = {axis: f"{'s' if axis == last - 1 else 't'}{axis}" for axis in range(1, last)}
         query = {**{axis: f"t{axis}" for axis in range(1, last)}, last: "c"}
-        if count == 2:
+        if len(call.args[0]) == 2:
             return query, {**source, last: "c"}
-        return query, {**source, last: "v"}, {**source, last: "c"}
+        return query, {**source, last: self._value_channels(call.layer)}, {**source, last: "c"}
+
+    @staticmethod
+    def _value_channels(layer):
+        """Name of the values' channels, where there are keys as well."""
+        del layer
+        return "v"
 
     def products(self, call):
         rank = len(call.input_shapes[0])
-        query, value, *_ = self._names(rank, len(call.args[0]))
+        query, value, *_ = self._names(call)
         scores = (*(query[axis] for axis in range(1, rank - 1)), value[rank - 2])
         return (*scores, "c"), (*scores, value[rank - 1])
 
@@ -60,6 +65,11 @@ class AdditiveAttentionSpec(_DenseAttentionSpec):
     """Scores are sums of tanh(query + key), each times the scale of its channel."""
 
     axes = {"scale": "c"}
+
+    @staticmethod
+    def _value_channels(layer):
+        """Keras makes the scale as wide as the values, and multiplies it with the keys."""
+        return "c" if layer.use_scale else "v"
 
     def positions(self, call, weight, names):
         (scores, _) = super().products(call)

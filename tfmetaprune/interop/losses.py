@@ -1,0 +1,56 @@
+"""The loss of a compiled Keras 3 model, as tf_keras takes it."""
+
+from tfmetaprune._keras import keras, tf
+
+
+def carried_losses(model):
+    """Returns the loss of a compiled Keras 3 model in the structure it was given in, and its loss weights.
+
+    Names stay names, a loss object becomes its namesake in tf_keras, anything else is called as it is.
+
+    Args:
+      model: a Keras 3 model.
+
+    Returns:
+      (loss, loss weights); (None, None) for a model that is not compiled or has no loss.
+    """
+    if not getattr(model, "compiled", False) or getattr(model, "loss", None) is None:
+        return None, None
+    weights = (model.get_compile_config() or {}).get("loss_weights")
+    return tf.nest.map_structure(_carried_loss, model.loss), weights
+
+
+def _carried_loss(loss):
+    if loss is None or isinstance(loss, str):
+        return loss
+    namesake = getattr(keras.losses, type(loss).__name__, None)
+    if namesake is not None and hasattr(loss, "get_config"):
+        config = {key: value for key, value in loss.get_config().items() if key != "dtype"}
+        try:
+            return namesake.from_config({**config, "reduction": config.get("reduction") or "none"})
+        except (TypeError, ValueError):
+            pass  # an argument that only Keras 3 has
+
+    return CarriedLoss(loss, None)
+
+
+class CarriedLoss:
+    """A loss of Keras 3 that tf_keras calls as a function.
+
+    Args:
+      loss: the Keras 3 loss, an object or a function.
+      label_rank: rank of the labels as the caller gives them; tf_keras adds an axis to labels of rank 1. None: unknown.
+    """
+
+    def __init__(self, loss, label_rank):
+        self.loss, self.label_rank = loss, label_rank
+        self.name = self.__name__ = getattr(loss, "name", None) or getattr(loss, "__name__", "loss")
+
+    def __call__(self, y_true, y_pred):
+        if self.label_rank == 1 and y_true.shape.rank == 2:
+            y_true = tf.squeeze(y_true, -1)
+        return self.loss(y_true, y_pred)
+
+    def for_labels(self, label_rank):
+        """Returns the same loss for labels of this rank."""
+        return CarriedLoss(self.loss, label_rank)
