@@ -127,6 +127,57 @@ def test_a_subclass_with_a_call_of_its_own_is_unknown():
     assert not set(trace.channels.units(trace.channels.calls[1].roles["out"])) & set(trace.channels.frozen)
 
 
+def test_a_weight_that_the_spec_does_not_name_freezes():
+    inputs = keras.Input((4, 4, 3))
+    x = L.BatchNormalization(renorm=True, name="norm")(L.Conv2D(6, 1)(inputs))
+    trace = trace_model(classifier(inputs, x, "renorm"))
+    assert "read by 'norm' (BatchNormalization): it has weights that its LayerSpec does not name" in trace.channels.frozen.values()
+
+
+def test_a_fixed_batch_size_is_kept():
+    inputs = keras.Input((6, 6, 3), batch_size=4)
+    x = tf.reshape(L.Conv2D(8, 3, name="conv")(inputs), (4, 16, 8))
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.Dense(6)(x))), "batch")
+    small = prune_half(model)
+    assert small.input_shape == (4, 6, 6, 3) and small.get_layer("conv").filters == 4
+
+
+def test_lengths_that_are_asked_for_follow_the_channels():
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3, name="conv")(inputs)
+    shape = tf.shape(x)
+    flat = tf.reshape(x, [shape[0], shape[1] * shape[2], shape[3]])
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(L.Conv1D(6, 1)(flat)))), "lengths")
+    assert prune_half(model).get_layer("conv").filters == 4
+
+
+@pytest.mark.parametrize("axis, frozen", [(3, True), (1, False)])
+def test_channels_whose_number_goes_into_a_formula_stay(axis, frozen):
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3, name="conv")(inputs)
+    x = x / tf.sqrt(tf.cast(tf.shape(x)[axis], tf.float32))
+    trace = trace_model(classifier(inputs, L.Conv2D(6, 1)(x), "formula"))
+    assert any("computes with their number" in reason for reason in trace.channels.frozen.values()) == frozen
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        inputs = keras.Input((6, 6, 3))
+        x = L.LayerNormalization()(L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, name="conv")(inputs))))
+        x = L.GlobalAveragePooling2D()(L.Conv2D(6, 1)(x))
+        model = randomize(keras.Model(inputs, L.Dense(3, dtype="float32")(x)), "mixed")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    trace, inputs = trace_model(model), random_inputs(model)
+    keep = half(trace)
+    small = rebuild_model(trace, plan_from_keep(trace, keep))
+    assert small.get_layer("conv").dtype_policy.name == policy and small.get_layer("conv").filters == 4
+    (expected,) = run_masked(trace, keep, inputs)
+    np.testing.assert_allclose(small(inputs[0]), expected, atol=0.02 * np.abs(expected).max())
+
+
 @pytest.fixture
 def registry():
     known = spec.registered_kinds()

@@ -173,13 +173,7 @@ def _model(expression):
     return randomize_weights(keras.Model(inputs, L.Add()(heads)))
 
 
-_KNOWN = {"scale_by_length": "cost: IndexError for tensors of rank 0"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.xfail(reason=_KNOWN[name], strict=True)] if name in _KNOWN else [])
-             for name in EXPRESSIONS],
-)  # fmt: skip
+@pytest.mark.parametrize("name", EXPRESSIONS)
 def test_expression(name, tmp_path):
     expression, reason = EXPRESSIONS[name]
     model = _model(expression)

@@ -88,13 +88,7 @@ def _model(expression):
     return keras.Model(inputs, layers.Add()(heads))
 
 
-_KNOWN = {"clip_arrays": "interop: copy.copy of an operation without get_config raises"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.xfail(reason=_KNOWN[name], strict=True)] if name in _KNOWN else [])
-             for name in EXPRESSIONS],
-)  # fmt: skip
+@pytest.mark.parametrize("name", EXPRESSIONS)
 def test_expression(name):
     from tfmetaprune.interop.forward import to_tf_keras  # imports Keras 3
 

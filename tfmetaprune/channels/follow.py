@@ -111,9 +111,12 @@ class _Follower:
         try:
             if call.inputs and not isinstance(flow, Length) and all(tensor in self.known for tensor in call.inputs):
                 return self._calculate(call, spec, flow)
+            if not isinstance(flow, Moves | Length):
+                self._freeze_measured(call)
             result = self._FLOWS[type(flow)](self, call, spec, flow)
         except Unfollowable as error:
             undo()
+            self._freeze_measured(call)
             result = self._freeze_call(call, spec, Frozen(str(error)))
         if not is_channelwise(getattr(call.layer, "activation", None)):
             for tensor in call.outputs:
@@ -210,6 +213,12 @@ class _Follower:
         exclusive = exclusive and joint is None and self.consumers[tensor] == 1
         self.tensors[tensor] = _Tensor(axes, self.index, plain, exclusive, joint)
 
+    def _freeze_measured(self, call):
+        """Channels whose number goes into a computation have to stay."""
+        for tensor in call.inputs:
+            for layout in self.measured.get(tensor, ()):
+                self.freeze(layout, f"{call.title} computes with their number")
+
     def _length(self, call, spec, flow) -> CallChannels:
         """A call that asks for a shape: its numbers are known, and change when channels go."""
         (tensor,), (output,) = call.inputs, call.outputs
@@ -236,9 +245,6 @@ class _Follower:
         return self._axes(call, spec, Axes(pattern))
 
     def _axes(self, call, spec, flow) -> CallChannels:
-        for tensor in call.inputs:
-            for layout in self.measured.get(tensor, ()):
-                self.freeze(layout, f"{call.title} computes with their number")
         names = CallNames(call, spec, flow)
         passes, before = {}, {}
         for name in names.read:

@@ -27,6 +27,9 @@ class CallNames:
         self.inputs, self.outputs = bind(flow.pattern, call)
         self.spec = spec
         weights = spec.weights(call.layer)
+        named = {id(get_weight(call.layer, name)) for name in weights}
+        if any(id(variable) not in named for variable in call.layer.weights):
+            raise Unfollowable("it has weights that its LayerSpec does not name")
         self.weights = {name: [token.split("*") for token in axes.split()] for name, axes in weights.items()}
         self.read = list(dict.fromkeys(name for axes in self.inputs for name in axes if name))
         self.made = list(dict.fromkeys(part for axes in self.outputs for name in axes if name for part in name.split("+")))

@@ -1,6 +1,5 @@
 """tf_keras layers that carry what only Keras 3 has: `CarriedLayer` for its layers, `CarriedOperation` for its operations."""
 
-import copy
 import functools
 import importlib
 import inspect
@@ -83,7 +82,8 @@ def make_again(kind: type, config: dict):
     name = config.get("name")
     try:
         if prototype is not None:
-            made = copy.copy(prototype)
+            made = object.__new__(type(prototype))  # copy.copy asks for the config that it has not
+            made.__dict__.update(prototype.__dict__)
             made._inbound_nodes, made._outbound_nodes = [], []
         elif issubclass(kind, k3.layers.Lambda):
             made = kind(**{**config, "dtype": k3.dtype_policies.deserialize(config["dtype"])})
