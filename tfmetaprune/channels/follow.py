@@ -266,6 +266,8 @@ class _Follower:
             if name in roles:
                 roles.setdefault(alias, roles[name])
         groups = self._tie_groups(flow, roles)
+        for first, second in flow.tied:
+            self.tie(layout_positions(roles[first]), layout_positions(roles[second]))
         weights = {name: names.weight_axes(call.layer, name, roles) for name in names.weights}
         products = {}
         for weight in weights.values():

@@ -5,9 +5,9 @@ import importlib
 import keras as keras3
 
 from tfmetaprune._keras import tf
+from tfmetaprune.layers.keras_applications import LayerScaleSpec, ResidualSpec
 from tfmetaprune.layers.spec import (
     Axes,
-    Elementwise,
     Frozen,
     LayerSpec,
     TensorIndex,
@@ -53,34 +53,16 @@ class RMSNormalizationSpec(LayerSpec):
         return tf.cast(wide * tf.math.rsqrt(square + layer.carried.epsilon) * scale, x.dtype)
 
 
-@register(*_application_layers("convnext", "LayerScale"))
-class LayerScaleSpec(LayerSpec):
-    """x * gamma, one number a channel."""
-
-    axes = {"gamma": "io"}
-    importance = ("gamma",)
-
-    def flow(self, call):
-        return Axes("b ... io -> b ... io")
-
-    def narrow(self, config, narrowing):
-        return {**config, "projection_dim": narrowing.widths["io"]}
+register(*_application_layers("convnext", "LayerScale"))(LayerScaleSpec)
+register(
+    *_application_layers("convnext", "StochasticDepth"), *_application_layers("inception_resnet_v2", "CustomScaleLayer")
+)(ResidualSpec)
 
 
-@register(
-    *_application_layers("convnext", "StochasticDepth"), *_application_layers("inception_resnet_v2", "CustomScaleLayer"),
-)  # fmt: skip
-class ElementwiseKeras3Spec(LayerSpec):
-    """Drops whole residual branches; x + scale * y."""
-
-    def flow(self, call):
-        return Elementwise()
-
-
-@register(
-    _L.AdaptiveAveragePooling1D, _L.AdaptiveAveragePooling2D, _L.AdaptiveAveragePooling3D, _L.AdaptiveMaxPooling1D,
-    _L.AdaptiveMaxPooling2D, _L.AdaptiveMaxPooling3D,
-)  # fmt: skip
+@register(*(
+    getattr(_L, f"Adaptive{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)
+    if hasattr(_L, f"Adaptive{kind}Pooling{rank}D")  # new in Keras 3.12
+))  # fmt: skip
 class AdaptivePoolingSpec(LayerSpec):
     """Channel i of the output is channel i of the input."""
 
@@ -97,8 +79,8 @@ class AdaptivePoolingSpec(LayerSpec):
 class GroupQueryAttentionSpec(LayerSpec):
     """Attention whose heads for queries share heads for keys and values; one of those goes with all that share it.
 
-    The width of a head stays (one number for queries, keys and values, and it stands in the scale of the products), and so
-    does the width of the output, which is that of the queries.
+    The width of a head stays: one number for queries, keys and values, and it stands in the scale of the products. The
+    width of the output is that of the queries, so these are tied.
     """
 
     axes = {
@@ -115,7 +97,7 @@ class GroupQueryAttentionSpec(LayerSpec):
         if len(call.outputs) > 1:
             return Frozen("returns the scores of every head")
         arguments = [self._ARGUMENTS[i] if i < 3 else "mask" for i, leaf in enumerate(call.args) if _is_tensor(leaf)]
-        arguments += [key for key, leaf in sorted(call.kwargs.items()) if _is_tensor(leaf)]
+        arguments += [key for key, leaf in call.kwargs.items() if _is_tensor(leaf)]
         if len(arguments) != len(call.inputs):
             return Frozen("reads nested arguments")
         sides = {"query": "b t in", "value": "b s in", "key": "b s in"}  # all of one width
@@ -124,11 +106,10 @@ class GroupQueryAttentionSpec(LayerSpec):
             for i, (name, shape) in enumerate(zip(arguments, call.input_shapes))
         ]
         pairs = call.layer.carried.num_key_value_heads
-        frozen = {name: "the width of its output is that of its queries" for name in ("in", "out")}
-        frozen["width"] = "queries, keys and values have one number for it, which scales the products"
+        frozen = {"width": "queries, keys and values have one number for it, which scales the products"}
         if pairs == 1:
             frozen["pairs"] = "all heads share it"
-        return Axes(f"{', '.join(read)} -> b t out", groups=pairs, grouped=("pairs", "heads"), frozen=frozen)
+        return Axes(f"{', '.join(read)} -> b t out", groups=pairs, grouped=("pairs", "heads"), tied=(("in", "out"),), frozen=frozen)
 
     def positions(self, call, weight, names):
         reads_values = weight.startswith(("_key_dense", "_value_dense"))

@@ -46,7 +46,7 @@ class Operation:
         names = (*parameters[: len(call.args)], *(f"{rest}.{i}" for i in range(len(call.args) - len(parameters))))
         values, positions, slots, count = dict(given), {}, {}, 0
         arguments = [(name, at, value) for at, (name, value) in enumerate(zip(names, call.args, strict=True))]
-        for name, slot, value in [*arguments, *((key, key, call.kwargs[key]) for key in sorted(call.kwargs))]:
+        for name, slot, value in [*arguments, *((key, key, call.kwargs[key]) for key in call.kwargs)]:
             found = sum(isinstance(leaf, TensorIndex) for leaf in tf.nest.flatten(value))
             values[name], slots[name], positions[name] = value, slot, range(count, count + found)
             count += found

@@ -85,6 +85,7 @@ class Axes:
         the same position of every run, whichever leaves more to choose from; with the latter there is a role
         `{name}/groups`, the channels of the first run.
       grouped: names of these axes.
+      tied: pairs of names whose channels live and die together, position by position.
       frozen: names whose channels have to stay -> why.
     """
 
@@ -92,6 +93,7 @@ class Axes:
     sums: tuple[str, ...] = ()
     groups: int = 1
     grouped: tuple[str, ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
     frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
