@@ -11,6 +11,9 @@ import tfmetaprune
 from tfmetaprune import cli
 from tfmetaprune.finetuning import evaluate_model, own_losses
 from tfmetaprune.interop import carry
+from tfmetaprune.layers import Axes, LayerSpec, register, spec
+from tfmetaprune.pruning import run_masked
+from tfmetaprune.trace import trace_model
 
 L = keras3.layers
 
@@ -95,6 +98,48 @@ def test_command_line_reads_files_of_keras_3(model, tmp_path):
     model.save(tmp_path / "model.keras")
     run = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "model.keras"), "--json"], catch_exceptions=False)
     assert json.loads(run.stdout)["name"] == "blocks"
+
+
+class Projection(L.Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units))
+        self.gain = self.add_weight(shape=(self.units,), initializer="random_normal")
+
+    def call(self, x):
+        return x @ self.kernel * self.gain
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_layer_of_ones_own_is_unknown_until_it_is_registered():
+    inputs = keras3.Input((10,))
+    x = Projection(12, name="second")(Projection(16, name="first")(inputs))
+    model = keras3.Model(inputs, L.Dense(3)(L.ReLU()(x)))
+    assert tfmetaprune.inspect(model).unknown_layers == ("'first' (Projection)", "'second' (Projection)")
+
+    @register(Projection)
+    class ProjectionSpec(LayerSpec):
+        axes = {"kernel": "in out", "gain": "out"}
+        width_arg = "units"
+
+        def flow(self, call):
+            return Axes("b ... in -> b ... out")
+
+    try:
+        nothing = {"metanetwork": None, "repair": None, "finetune": None}
+        result = tfmetaprune.prune(model, speedup=2.0, **nothing)
+        trace = trace_model(carry(model)[0])
+    finally:
+        spec._REGISTRY.pop(Projection)
+    x = make_data()[0].reshape(-1, 192)[:, :10]
+    assert type(result.model) is type(model) and result.model.get_layer("first").units < 16
+    assert isinstance(result.model.get_layer("first"), Projection)
+    np.testing.assert_allclose(result.model(x), run_masked(trace, result.plan.keep, [x])[0], rtol=1e-4, atol=1e-5)
 
 
 def _squared(y_true, y_pred):
