@@ -127,6 +127,46 @@ def test_a_subclass_with_a_call_of_its_own_is_unknown():
     assert not set(trace.channels.units(trace.channels.calls[1].roles["out"])) & set(trace.channels.frozen)
 
 
+class Block(keras.Model):
+    """A subclassed model inside a functional one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = L.Conv2D(6, 1)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+class Scaled(L.Layer):
+    """A layer without a get_config of its own: Keras keeps its arguments, but not its name."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (Block, "it is a subclassed model; call its layers one by one, functionally"),
+        (lambda: Scaled(2.0), "no LayerSpec is registered for this kind"),
+        (lambda: L.TimeDistributed(keras.Sequential([L.Dense(6, input_shape=(6, 6))])), "no LayerSpec is registered for the"),
+    ],
+)
+def test_what_is_unknown_freezes_and_is_rebuilt_under_its_name(make, reason):
+    inputs, layer = keras.Input((6, 6, 3)), make()
+    x = layer(L.Conv2D(6, 1, name="before")(inputs))
+    model = classifier(inputs, L.Conv2D(7, 1, name="behind")(L.Conv2D(8, 1, name="after")(x)), "unknown")
+    small = prune_half(model)
+    assert any(reason in why for why in trace_model(model).channels.frozen.values())
+    assert small.get_layer(layer.name).name == layer.name
+    assert [small.get_layer(name).filters for name in ("before", "after", "behind")] == [6, 4, 4]
+
+
 def test_a_weight_that_the_spec_does_not_name_freezes():
     inputs = keras.Input((4, 4, 3))
     x = L.BatchNormalization(renorm=True, name="norm")(L.Conv2D(6, 1)(inputs))

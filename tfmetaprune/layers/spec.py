@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfmetaprune._keras import tf
+from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError
 
 
@@ -307,6 +307,8 @@ def spec_for(layer) -> LayerSpec | None:
 def why_unknown(layer) -> str:
     """Says why `spec_for` finds no spec for a layer."""
     kind = _registered_base(layer)
+    if isinstance(layer, keras.Model):
+        return "it is a subclassed model; call its layers one by one, functionally, and they can be pruned"
     if kind is not None:
         return f"it overrides call() of {kind.__name__}, and no LayerSpec is registered for it"
     return "no LayerSpec is registered for this kind"

@@ -149,6 +149,8 @@ class _Builder:
                     f"Layer {old.name!r} ({type(old).__name__}): expected a layer that can be made again from its "
                     f"config, got {error}. Give its class a get_config that holds every argument of its constructor."
                 ) from error
+        if new.name != old.name:  # the name is not in the config
+            new._name = old.name
         self.new_layers[id(old)] = new
         return new
 
@@ -275,5 +277,5 @@ def _copy_trainable(old, new):
         new.trainable = old.trainable
     if isinstance(old, keras.Model):
         layers = {layer.name: layer for layer in new.layers}
-        for layer in old.layers:
-            _copy_trainable(layer, layers[layer.name])
+        for layer, twin in zip(old.layers, new.layers, strict=True):  # a subclassed model may name its layers anew
+            _copy_trainable(layer, layers.get(layer.name, twin))
