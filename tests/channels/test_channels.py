@@ -6,9 +6,9 @@ from zoo import random_inputs, randomize
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.channels.moves import number_array, repeated_taps, rows_along, varying_axes
-from tfmetaprune.errors import UnsupportedModelError
+from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 from tfmetaprune.layers import Axes, LayerSpec, Moves, register, spec
-from tfmetaprune.pruning import channel_groups, plan_from_keep, rebuild_model, run_masked
+from tfmetaprune.pruning import channel_groups, make_plan, plan_from_keep, rebuild_model, run_masked
 from tfmetaprune.trace import trace_model
 
 L = keras.layers
@@ -267,6 +267,19 @@ def test_movement_that_is_another_once_channels_are_gone_is_refused(registry):
     model = keras.Model(inputs, L.Dense(2)(RolledByTwo(name="roll")(L.Dense(8)(inputs))))
     with pytest.raises(UnsupportedModelError, match=r"'roll' \(RolledByTwo\): expected it to move the channels"):
         prune_half(model)
+
+
+def test_a_plan_that_leaves_nothing_of_a_piece_is_refused():
+    inputs = keras.Input((5,))
+    left, right = tf.split(L.Dense(6, name="dense")(inputs), [2, 4], axis=-1)
+    model = keras.Model(inputs, L.Add()([L.Dense(3)(left), L.Dense(3)(right)]))
+    trace = trace_model(model)
+    keep = np.ones(trace.channels.num_units, bool)
+    keep[trace.channels.units(trace.channels.calls[0].roles["out"])[:2]] = False
+    with pytest.raises(ArgumentError, match="expected a channel left in every layer, got a layer with none"):
+        plan_from_keep(trace, keep)
+    plan = make_plan(trace, "random", speedup=1.5, floor=0.0)
+    assert plan.keep[trace.channels.units(trace.channels.calls[0].roles["out"])][:2].any()
 
 
 def test_numbers_find_their_way():
