@@ -271,7 +271,7 @@ def test_movement_that_is_another_once_channels_are_gone_is_refused(registry):
 
 def test_a_plan_that_leaves_nothing_of_a_piece_is_refused():
     inputs = keras.Input((5,))
-    left, right = tf.split(L.Dense(6, name="dense")(inputs), [2, 4], axis=-1)
+    left, right = tf.split(L.Dense(6, name="made")(inputs), [2, 4], axis=-1)
     model = keras.Model(inputs, L.Add()([L.Dense(3)(left), L.Dense(3)(right)]))
     trace = trace_model(model)
     keep = np.ones(trace.channels.num_units, bool)

@@ -189,7 +189,7 @@ def test_arguments(two_by_two, tmp_path):
     with pytest.raises(ArgumentError, match="quantize='int8' expected representative_data, got None"):
         export_tflite(two_by_two, path, quantize="int8")
     for wrong in (keras.Sequential([layers.Dense(2)]), keras3.Sequential([keras3.Input((3,))]), lambda x: x):
-        with pytest.raises(ArgumentError, match="expected a built tf_keras functional or Sequential model, got"):
+        with pytest.raises(ArgumentError, match="expected a built functional or Sequential Keras model, got"):
             export_tflite(wrong, path)
     with pytest.raises(
         ArgumentError, match=r"expected known sizes of input 'any' to make samples, got \(None, None, 3\)"
