@@ -309,7 +309,7 @@ def test_models_that_cannot_be_pruned(model, tmp_path):
     broken.weights[0].assign(np.nan * broken.weights[0])
     with pytest.raises(UnsupportedModelError, match="expected finite numbers, got NaN"):
         tfmetaprune.prune(broken, **NOTHING)
-    with pytest.raises(UnsupportedModelError, match="expected a tf_keras model, got PosixPath"):
+    with pytest.raises(UnsupportedModelError, match="expected a Keras model, got PosixPath"):
         tfmetaprune.inspect(pathlib.Path(tmp_path))
 
 

@@ -129,7 +129,7 @@ def _keras3():
         (lambda: keras.Sequential([L.Dense(2)]), "expected a built model, got a Sequential without an input shape"),
         (_with_nan, "Weight 'd/kernel:0' .* expected finite numbers, got NaN"),
         (_keras3, r"expected a tf_keras \(Keras 2\) model, got a Keras 3"),
-        (lambda: "model", "expected a tf_keras model, got str"),
+        (lambda: "model", "expected a Keras model, got str"),
     ],
 )
 def test_models_that_are_refused(make, message):

@@ -176,11 +176,11 @@ def _check_model(model) -> None:
     if keras3 is not None and isinstance(model, getattr(keras3, "Model", ())) and not isinstance(model, keras.Model):
         raise UnsupportedModelError(
             f"Model {model.name!r}: expected a tf_keras (Keras 2) model, got a Keras {keras3.__version__} model. "
-            f"Build it with tf_keras, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
+            f"Carry it over first: tfmetaprune.interop.carry(model)."
         )
     if not isinstance(model, keras.Model):
         raise UnsupportedModelError(
-            f"tfmetaprune: expected a tf_keras model, got {type(model).__name__}. Pass a functional or Sequential model."
+            f"tfmetaprune: expected a Keras model, got {type(model).__name__}. Pass a functional or Sequential model."
         )
     if isinstance(model, keras.Sequential) and not model._graph_initialized:
         raise UnsupportedModelError(

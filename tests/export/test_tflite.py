@@ -13,7 +13,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.errors import ArgumentError, ExportError
+from tfmetaprune.errors import ArgumentError, ExportError, UnsupportedModelError
 from tfmetaprune.export import tflite
 from tfmetaprune.export.tflite import export_tflite, run_tflite
 
@@ -188,7 +188,9 @@ def test_arguments(two_by_two, tmp_path):
         export_tflite(two_by_two, path, quantize="int4")
     with pytest.raises(ArgumentError, match="quantize='int8' expected representative_data, got None"):
         export_tflite(two_by_two, path, quantize="int8")
-    for wrong in (keras.Sequential([layers.Dense(2)]), keras3.Sequential([keras3.Input((3,))]), lambda x: x):
+    with pytest.raises(UnsupportedModelError, match="expected a built model, got a Sequential without an input shape"):
+        export_tflite(keras3.Sequential([keras3.layers.Dense(2)]), path)
+    for wrong in (keras.Sequential([layers.Dense(2)]), lambda x: x):
         with pytest.raises(ArgumentError, match="expected a built functional or Sequential Keras model, got"):
             export_tflite(wrong, path)
     with pytest.raises(

@@ -110,6 +110,7 @@ def export_tflite(model, path, *, quantize=None, representative_data=None):
     Raises:
       ArgumentError: The model is unbuilt or not of Keras, `quantize` is unknown, "int8" is asked for without
         representative data, or the data do not fit the model's inputs.
+      UnsupportedModelError: A Keras 3 model cannot be carried over to tf_keras.
       ExportError: The converter failed, the file does not run or does not agree with the Keras model, or `path` cannot
         be written. Nothing is left behind, and a file that was at `path` before is untouched.
 
