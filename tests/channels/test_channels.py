@@ -209,7 +209,7 @@ def test_mixed_precision(policy):
         x = L.GlobalAveragePooling2D()(L.Conv2D(6, 1)(x))
         model = randomize(keras.Model(inputs, L.Dense(3, dtype="float32")(x)), "mixed")
     finally:
-        keras.mixed_precision.set_global_policy("float32")
+        keras.mixed_precision.set_global_policy(None)  # follows floatx again
     trace, inputs = trace_model(model), random_inputs(model)
     keep = half(trace)
     small = rebuild_model(trace, plan_from_keep(trace, keep))

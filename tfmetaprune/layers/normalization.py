@@ -62,7 +62,10 @@ class GroupNormalizationSpec(_PerChannelSpec):
 
     def flow(self, call):
         flow = super().flow(call)
-        return flow if isinstance(flow, Frozen) else Axes(flow.pattern, groups=call.layer.groups, grouped=("io",))
+        if isinstance(flow, Frozen):
+            return flow
+        positions = {name: "its moments run over them" for name in flow.pattern.split(" -> ")[0].split() if name != "io"}
+        return Axes(flow.pattern, groups=call.layer.groups, grouped=("io",), frozen=positions)
 
     def narrow(self, config, narrowing):
         return {**config, "groups": narrowing.groups} if "io" in narrowing.widths else config
