@@ -107,7 +107,7 @@ def test_channels_on_two_axes_at_once():
 
 def test_moments_that_run_over_an_axis_of_channels_freeze_it():
     inputs = keras.Input((6, 3))
-    x = tf.transpose(L.Dense(8, name="dense")(inputs), (0, 2, 1))
+    x = tf.transpose(L.Dense(8, name="wide")(inputs), (0, 2, 1))
     model = randomize(keras.Model(inputs, L.Dense(2)(L.Flatten()(L.GroupNormalization(2, name="norm")(x)))), "moments")
     trace = trace_model(model)
     made = trace.channels.units(trace.channels.calls[0].roles["out"])
