@@ -157,7 +157,7 @@ def _bad_inputs(folder, model):
     out = ("--out", folder / "out")
     return {
         "no such model": (("inspect", folder / "none.keras"), "found no such file"),
-        "no Keras model": (("inspect", folder / "text.keras"), "expected a Keras 2 (tf_keras) model"),
+        "no Keras model": (("inspect", folder / "text.keras"), "expected a Keras model"),
         "no Keras model, prune": (("prune", folder / "text.keras", "--data", "digits", *out), "expected a Keras 2"),
         "speedup below 1": ((*prune, "--data", "digits", *out, "--speedup", 0.5), "speedup to be a number >= 1"),
         "speedup out of reach": ((*prune, "--data", "digits", *out, "--speedup", 900), "to be reachable, got at most"),
