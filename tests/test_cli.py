@@ -158,7 +158,7 @@ def _bad_inputs(folder, model):
     return {
         "no such model": (("inspect", folder / "none.keras"), "found no such file"),
         "no Keras model": (("inspect", folder / "text.keras"), "expected a Keras model"),
-        "no Keras model, prune": (("prune", folder / "text.keras", "--data", "digits", *out), "expected a Keras 2"),
+        "no Keras model, prune": (("prune", folder / "text.keras", "--data", "digits", *out), "expected a Keras model"),
         "speedup below 1": ((*prune, "--data", "digits", *out, "--speedup", 0.5), "speedup to be a number >= 1"),
         "speedup out of reach": ((*prune, "--data", "digits", *out, "--speedup", 900), "to be reachable, got at most"),
         "unknown data": ((*prune, "--data", "digitz", *out), "Did you mean 'digits'?"),
