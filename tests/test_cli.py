@@ -141,8 +141,10 @@ def test_meta_train_passes_its_options_on_and_prints_the_card(monkeypatch, tmp_p
         return {"measured": measured}
 
     monkeypatch.setattr(command, "meta_train", meta_train)
-    printed = run("meta-train", "--out", tmp_path, "--steps", 5, "--seed", 1, "--num-models", 3, "--resume").stdout
-    assert called == [(tmp_path, {"steps": 5, "seed": 1, "num_models": 3, "resume": True})]
+    spread = ("--batches-per-step", 4, "--models-per-step", 2, "--strategy", "mirrored")
+    printed = run("meta-train", "--out", tmp_path, "--steps", 5, "--seed", 1, "--num-models", 3, *spread, "--resume").stdout
+    options = {"steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2, "strategy": "mirrored"}
+    assert called == [(tmp_path, {**options, "resume": True})]
     assert "90.0 ±1.0" in printed and "digits.keras" in printed
 
 

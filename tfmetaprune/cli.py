@@ -162,6 +162,9 @@ def meta_train(
     steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 3000,
     seed: Seed = 0,
     num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,
+    batches_per_step: Annotated[int, typer.Option(help="Batches for each data model of a step.", min=1)] = 1,
+    models_per_step: Annotated[int, typer.Option(help="Data models a step, spread over the replicas.", min=1)] = 1,
+    strategy: Annotated[str, typer.Option(help="none, mirrored, or multi-worker (by TF_CONFIG).")] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ):
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones."""
@@ -170,7 +173,13 @@ def meta_train(
         from tfmetaprune.report.progress import stage_progress
         from tfmetaprune.report.tables import curve_table
     with stage_progress() as progress:
-        card = command.meta_train(out, steps=steps, seed=seed, num_models=num_models, resume=resume, progress=progress)
+        card = command.meta_train(
+            out, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
+            models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress,
+        )  # fmt: skip
+    if card is None:
+        Console().print("This worker is done; the chief has written the results.")
+        return
     Console().print(curve_table(card["measured"]))
     Console().print(f"Written to {out}: digits.keras and its card digits.json", soft_wrap=True)
 

@@ -18,7 +18,6 @@ from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model,
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.interop import carry
 from tfmetaprune.metanet.generate import generate
-from tfmetaprune.metanet.model import MetaNetwork
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
     CRITERIA,
@@ -99,8 +98,8 @@ def prune(
       speedup: the MACs ratio to reach, at least 1.
       method: "structured" (whole channels).
       criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
-      metanetwork: the name of a shipped metanetwork ("default" is "digits"), the path of another, a `MetaNetwork`, or
-        None.
+      metanetwork: the name of a shipped metanetwork ("default" is "digits"), the path of another, a `MetaNetwork` or
+        another function of graphs (docs/own_metanetwork.md), or None.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
         gets the data as they were passed in, or None.
@@ -317,7 +316,7 @@ def _seeded(seed):
 
 
 def _find_metanetwork(metanetwork):
-    if metanetwork is None or isinstance(metanetwork, MetaNetwork):
+    if metanetwork is None or callable(metanetwork):
         return metanetwork
     return load_metanetwork(metanetwork)
 
@@ -325,8 +324,8 @@ def _find_metanetwork(metanetwork):
 def _metanetwork_name(metanetwork):
     if metanetwork is None:
         return None
-    if isinstance(metanetwork, MetaNetwork):
-        return metanetwork.name
+    if callable(metanetwork):
+        return getattr(metanetwork, "name", _name(metanetwork))
     return DEFAULT_NAME if metanetwork == "default" else str(metanetwork)
 
 
@@ -354,12 +353,12 @@ def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, 
             f"prune: expected criterion to be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}. "
             f"Use 'group_l2'."
         )
-    if not (metanetwork is None or isinstance(metanetwork, MetaNetwork) or hasattr(metanetwork, "__fspath__")):
-        if not isinstance(metanetwork, str):
-            raise ArgumentError(
-                f"prune: expected metanetwork to be a name, a path, a MetaNetwork or None, got {metanetwork!r}. "
-                f"Use 'default', or None to leave it out."
-            )
+    is_named = isinstance(metanetwork, str) or hasattr(metanetwork, "__fspath__")
+    if not (metanetwork is None or is_named or callable(metanetwork)):
+        raise ArgumentError(
+            f"prune: expected metanetwork to be a name, a path, a MetaNetwork, a function of graphs or None, got "
+            f"{metanetwork!r}. Use 'default', or None to leave it out."
+        )
     is_count = isinstance(finetune, numbers.Integral) and not isinstance(finetune, bool) and finetune >= 1
     is_default = isinstance(finetune, str) and finetune == "default"
     if not (finetune is None or callable(finetune) or is_count or is_default):
@@ -380,7 +379,7 @@ def _check_train_data(train_data, criterion, metanetwork, finetune, repair):
     needing = {name: value for name, value in needing.items() if value is not None}
     if needing:
         named = ", ".join(
-            f"{name}={value.name if isinstance(value, MetaNetwork) else repr(value)}" for name, value in needing.items()
+            f"{name}={value.name if callable(value) and hasattr(value, 'name') else repr(value)}" for name, value in needing.items()
         )
         nones = ", ".join(f"{name}=None" for name in needing)
         raise ArgumentError(f"prune: expected train_data for {named}, got None. Pass train_data, or set {nones}.")

@@ -1,5 +1,8 @@
 """The graph: exact round trips over the zoo, what an edge means, the schema, TFRecords, gradients, statistics."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from zoo import ZOO, randomize
@@ -16,6 +19,8 @@ from tfmetaprune.graph import (
     schema,
     tap_positions,
 )  # fmt: skip
+from tfmetaprune.graph.encode import _tensor
+from tfmetaprune.graph.layout import empty_aligned
 from tfmetaprune.layers import get_weight
 from tfmetaprune.trace import trace_model
 
@@ -208,6 +213,80 @@ def test_decode_is_differentiable_and_exact_in_a_function(traces, name):
         read = np.concatenate([np.full(block.num_edges, block.is_first) for block in blocks])
         np.testing.assert_array_equal(of_weights[edge_set], np.where(read[:, None], weights[edge_set], 0))
     assert (name == "shared_layer") == any(not block.is_first for block in layout.blocks)
+
+
+def test_a_layout_is_made_once_for_each_trace():
+    model = ZOO["residual"]()
+    trace, other = trace_model(model), trace_model(model)
+    layout = graph_layout(trace)
+    assert graph_layout(trace) is layout and graph_layout(other) is not layout
+    layout = weakref.ref(layout)
+    del trace
+    gc.collect()
+    assert layout() is None
+
+
+def test_encode_reads_the_weights_of_the_moment():
+    model = ZOO["depthwise_separable"]()
+    trace = trace_model(model)
+    graph = encode_graph(trace)
+    before = [value.numpy() for value in tf.nest.flatten(graph, expand_composites=True)]
+    model.set_weights([2 * value + 1 for value in model.get_weights()])
+    for variable in model.weights:
+        variable.assign_add(tf.ones_like(variable))  # in place, where TensorFlow can
+    assert_same_bits(decode_graph(encode_graph(trace), trace), trace)
+    for value, old in zip(tf.nest.flatten(graph, expand_composites=True), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_graphs_share_only_the_adjacency_and_nobody_can_write_to_it(traces):
+    trace = traces["flatten_concat"]
+    statistics = np.ones((trace.channels.num_units, 4), np.float32)
+    one, other = (encode_graph(trace, statistics) for _ in range(2))
+    memory = [np.asarray(value) for value in tf.nest.flatten(other, expand_composites=True)]
+    memory += [statistics, *(np.asarray(variable.value()) for variable in trace.model.weights)]
+    pieces = (one.context, one.node_sets["channel"], *one.edge_sets.values())
+    for value in (np.asarray(value) for piece in pieces for value in piece.get_features_dict().values()):
+        assert not value.flags.writeable and not any(np.shares_memory(value, array) for array in memory)
+    for name, edges in graph_layout(trace).edge_sets.items():
+        adjacency = one.edge_sets[name].adjacency
+        for array, end in ((edges.source, adjacency.source), (edges.target, adjacency.target)):
+            assert not array.flags.writeable and not np.asarray(end).flags.writeable
+            assert np.shares_memory(array, np.asarray(end)) or not array.size
+
+
+@pytest.mark.parametrize("shape", [5, (3, 7), (200, 3, 1)])
+def test_tensorflow_takes_over_aligned_memory(shape):
+    array = empty_aligned(shape, np.float32)
+    array[...] = 1
+    tensor = _tensor(array)
+    assert array.ctypes.data % 64 == 0 and tensor.dtype == tf.float32 and tensor.shape == array.shape
+    assert np.asarray(tensor).ctypes.data == array.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_graph_holds_other_dtypes_as_float32(dtype):
+    model = keras.Sequential([L.Conv2D(4, 3, input_shape=(6, 6, 2), dtype=dtype), L.PReLU(shared_axes=(1, 2), dtype=dtype)])
+    trace = trace_model(randomize(model, dtype))
+    graph = encode_graph(trace)
+    for (path, weight), value in decode_graph(graph, trace).items():
+        expected = getattr(model.get_layer(path), weight)
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(tf.cast(value, tf.float32), tf.cast(expected, tf.float32))
+
+
+def test_decoding_groups_takes_no_operation_for_each():
+    counts = []
+    for groups in (2, 16):
+        model = keras.Sequential([L.Conv2D(32, 3, groups=groups, input_shape=(6, 6, 16))])
+        trace = trace_model(randomize(model, "groups"))
+        layout, graph = graph_layout(trace), encode_graph(trace)
+        assert len(layout.blocks) == groups
+        function = tf.function(lambda p, w, layout=layout, trace=trace: decode_blocks(layout, p, w, trace))
+        arguments = graph.node_sets["channel"]["parameters"], weights_of(graph)
+        assert_same_bits(function(*arguments), trace)
+        counts.append(len(function.get_concrete_function(*arguments).graph.get_operations()))
+    assert counts[0] == counts[1]
 
 
 def test_decode_returns_what_the_graph_says(traces):

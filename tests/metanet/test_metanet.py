@@ -1,5 +1,6 @@
 """The metanetwork: identity at the start, equivariance, parity with TF-GNN's message passing, files."""
 
+import functools
 import json
 
 import numpy as np
@@ -13,11 +14,13 @@ from tfmetaprune.metanet import (
     MetaNetConfig,
     MetaNetwork,
     available_metanetworks,
-    blocks,
     load_card,
     load_metanetwork,
+    model,
     pretrained,
     save_metanetwork,
+    sweeps,
+    tiles,
 )
 from tfmetaprune.trace import trace_model
 
@@ -25,12 +28,18 @@ L = keras.layers
 KINDS = ("sum_rms", "published")
 
 
-def make_metanet(kind, seed=0, trained=True, **kwargs):
-    """A metanetwork; `trained`: with random weights everywhere, so that it is not the identity."""
-    keras.utils.set_random_seed(seed)
-    metanet = MetaNetwork(MetaNetConfig(hidden=6, num_layers=2, tap_hidden=8, message_passing=kind, **kwargs))
-    rng = np.random.default_rng(seed)
-    for variable in metanet.weights if trained else ():
+@functools.cache
+def untrained(kind):
+    keras.utils.set_random_seed(0)
+    return MetaNetwork(MetaNetConfig(hidden=6, num_layers=2, tap_hidden=8, message_passing=kind))
+
+
+@functools.cache
+def make_metanet(kind):
+    """A metanetwork with random weights everywhere, so that it is not the identity; made and traced once."""
+    metanet = MetaNetwork(MetaNetConfig(hidden=6, num_layers=2, tap_hidden=8, message_passing=kind))
+    rng = np.random.default_rng(0)
+    for variable in metanet.weights:
         variable.assign(rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
     return metanet
 
@@ -62,7 +71,7 @@ def test_untrained_is_the_identity_and_one_instance_serves_all_sizes(name):
     graph = encode_graph(trace_model(ZOO[name]()))
     before = outputs(graph)
     for kind in KINDS:
-        same = outputs(make_metanet(kind, trained=False)(graph))
+        same = outputs(untrained(kind)(graph))
         changed = outputs(make_metanet(kind)(graph))
         assert same.keys() == before.keys() == changed.keys()
         for key, value in before.items():
@@ -74,16 +83,31 @@ def test_untrained_is_the_identity_and_one_instance_serves_all_sizes(name):
         assert (changed[schema.PARAMETERS] != before[schema.PARAMETERS])[~fixed].all()
 
 
+def graph_with_statistics(trace):
+    statistics = np.random.default_rng(1).normal(size=(trace.channels.num_units, len(schema.STATISTICS_NAMES)))
+    return encode_graph(trace, statistics)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A net with blocks of several strips and several tiles of both shapes, in several parts, all of them with rims."""
+    inputs = keras.Input((6, 6, 70))
+    x = L.Conv2D(250, 1, name="large")(inputs)
+    x = L.Add()([L.Conv2D(250, 3, padding="same", activation="relu")(x), L.BatchNormalization()(x)])
+    x = L.DepthwiseConv2D(3, padding="same")(L.Conv2D(40, (1, 2), name="small")(x))
+    trace = trace_model(keras.Model(inputs, L.Dense(37)(L.Flatten()(x))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "PART_BYTES", 2**20)
+        tiles.tiled_graph(graph_layout(trace), 6)  # kept with the layout
+    return trace, graph_with_statistics(trace)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["residual", "depthwise_separable", "concat", "flatten_dense", "layer_norm_cnn"])
-def test_dense_blocks_equal_generic_message_passing(kind, name, monkeypatch):
-    monkeypatch.setattr(blocks, "MAX_EDGES", 100)  # so that blocks are cut
+@pytest.mark.parametrize("name", ["residual", "depthwise_separable", "concat", "flatten_dense", "layer_norm_cnn", "grouped"])
+def test_tiles_equal_generic_message_passing(kind, name):
     trace = trace_model(ZOO[name]())
-    rng = np.random.default_rng(1)
-    statistics = rng.normal(size=(trace.channels.num_units, len(schema.STATISTICS_NAMES)))
-    graph, metanet = encode_graph(trace, statistics), make_metanet(kind)
+    graph, metanet, layout = graph_with_statistics(trace), make_metanet(kind), graph_layout(trace)
     expected = outputs(metanet(graph, dense=False))
-    layout = graph_layout(trace)
     assert_close(outputs(metanet(graph)), expected)
     assert_close(outputs(metanet(graph, layout=layout)), expected)
     if name == "residual":
@@ -92,6 +116,116 @@ def test_dense_blocks_equal_generic_message_passing(kind, name, monkeypatch):
     values, weights = raw_inputs(graph)
     parameters, weights, score = metanet.transform(*values, weights, layout)
     assert_close({**weights, schema.PARAMETERS: parameters, schema.SCORE: score}, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_tiles_equal_generic_message_passing(kind, wide):
+    trace, graph = wide
+    tiling = tiles.tiled_graph(graph_layout(trace), 6).tiling
+    assert {part.shape for part in tiling.parts} == set(tiles.tile_shapes(6)) and len(tiling.parts) > 2
+    for part in tiling.parts:
+        assert part.source.shape[0] > 1 and any((stream.tile.numpy()[:, 3:5] < part.shape).any() for stream in part.streams)
+    metanet = make_metanet(kind)
+    assert_close(outputs(metanet(graph, layout=graph_layout(trace))), outputs(metanet(graph, dense=False)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_made_anew_or_in_bfloat16(kind, wide):
+    trace, graph = wide
+    metanet, layout = make_metanet(kind), graph_layout(trace)
+    kept, found = outputs(metanet(graph, layout=layout)), {}
+    for edge_state in ("recompute", "bfloat16"):
+        found[edge_state] = outputs(with_edge_state(metanet, edge_state, lambda: metanet(graph, layout=layout)))
+    assert_close(found["recompute"], kept, 1e-6)
+    assert_close(found["bfloat16"], kept, 2e-2)
+    assert any(not np.allclose(found["bfloat16"][name], kept[name], rtol=1e-5, atol=1e-6) for name in kept)
+
+
+def with_edge_state(metanet, edge_state, function):
+    try:
+        metanet.edge_state = edge_state
+        return function()
+    finally:
+        metanet.edge_state = "auto"
+
+
+def test_large_graphs_do_not_keep_their_states(wide, monkeypatch):
+    trace, graph = wide
+    metanet, called = make_metanet("sum_rms"), []
+    run = metanet._run_tiles
+    monkeypatch.setattr(metanet, "_run_tiles", lambda edge_state, *inputs: called.append(edge_state) or run(edge_state, *inputs))
+    num_edges = tiles.tiled_graph(graph_layout(trace), 6).num_edges
+    for limit in (4 * 6 * num_edges, 4 * 6 * num_edges - 1):
+        monkeypatch.setattr(model, "MAX_STATE_BYTES", limit)
+        metanet(graph, layout=graph_layout(trace))
+    assert called == ["float32", "recompute"]
+
+
+def test_another_graph_and_another_metanetwork_trace_nothing_anew(wide):
+    first, second = make_metanet("sum_rms"), MetaNetwork(MetaNetConfig(hidden=6, num_layers=3, tap_hidden=8))
+    first(wide[1], layout=graph_layout(wide[0]))
+    before = len(sweeps._functions)
+    trace = trace_model(ZOO["flatten_concat"]())
+    for metanet in (first, second):
+        metanet(encode_graph(trace), layout=graph_layout(trace))
+    assert len(sweeps._functions) == before
+    assert all(function.experimental_get_tracing_count() == 1 for function in sweeps._functions.values())
+
+
+def test_a_loss_of_the_scores_alone_has_gradients(wide):
+    trace, graph = wide
+    metanet = make_metanet("sum_rms")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(metanet(graph, layout=graph_layout(trace)).node_sets[schema.CHANNEL][schema.SCORE])
+    of_query = tape.gradient(loss, metanet.passes[0].query_source.kernel)
+    assert np.isfinite(of_query).all() and np.any(of_query)
+
+
+def test_edge_state_is_checked():
+    with pytest.raises(ArgumentError, match="MetaNetwork: expected edge_state to be one of .*'recompute'.*got 'float16'"):
+        make_metanet("sum_rms").edge_state = "float16"
+
+
+def test_a_graph_with_more_weights_than_places_is_refused(monkeypatch):
+    monkeypatch.setattr(tiles, "MAX_WEIGHTS", 1000)
+    with pytest.raises(ArgumentError, match="expected a graph of at most 1000 weights, got 1140"):
+        tiles.tiled_graph(graph_layout(trace_model(ZOO["plain_cnn"]())), 6)
+
+
+def test_weights_are_joined_and_split_exactly(wide):
+    for trace in (wide[0], trace_model(ZOO["grouped"]())):
+        graph = encode_graph(trace)
+        weights = {name: edges[schema.WEIGHT] for name, edges in graph.edge_sets.items() if name != schema.IDENTITY}
+        tiled = tiles.tiled_graph(graph_layout(trace), 6)
+        flat = tiled.join(weights)
+        assert flat.shape == sum(np.prod(value.shape) for value in weights.values())
+        again = tiled.split(flat)
+        assert again.keys() == weights.keys() and all(np.array_equal(again[name], weights[name]) for name in weights)
+
+
+def gradients(metanet, graph, layout, dense):
+    """Gradients of all variables, of a function of all outputs."""
+    with tf.GradientTape() as tape:
+        found = metanet(graph, layout=layout, dense=dense)
+        nodes = found.node_sets[schema.CHANNEL]
+        values = [nodes[schema.PARAMETERS], nodes[schema.SCORE]]
+        values += [edges[schema.WEIGHT] for name, edges in found.edge_sets.items() if name != schema.IDENTITY]
+        loss = tf.add_n([tf.reduce_sum(tf.sin(3 * value)) for value in values])
+    return tape.gradient(loss, metanet.trainable_variables)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_equal_those_of_generic_message_passing(kind, wide):
+    metanet, small = make_metanet(kind), trace_model(ZOO["depthwise_separable"]())
+    cases = [("auto", *wide), ("recompute", *wide), ("auto", small, graph_with_statistics(small))]
+    for edge_state, trace, graph in cases:
+        graph = graph, graph_layout(trace)
+        expected = gradients(metanet, *graph, dense=False)
+        found = with_edge_state(metanet, edge_state, functools.partial(gradients, metanet, *graph, dense=True))
+        largest = max(np.abs(value).max() for value in expected)
+        for variable, value, want in zip(metanet.trainable_variables, found, expected, strict=True):
+            tolerance = 2e-4 * max(np.abs(want).max(), 1e-3 * largest)
+            np.testing.assert_allclose(value, want, rtol=2e-4, atol=tolerance, err_msg=variable.name)
 
 
 def residual_net(p, q):
@@ -162,22 +296,20 @@ def test_gradients_reach_every_variable_and_a_block_of_zeros_does_no_harm(kind):
     @tf.function
     def gradients(weights):
         with tf.GradientTape() as tape:
-            tape.watch(weights)
             parameters, changed, score = metanet.transform(*values, weights, layout)
             loss = tf.add_n([tf.reduce_sum(tf.sin(value)) for value in (parameters, score, *changed.values())])
-        return tape.gradient(loss, (metanet.trainable_variables, weights))
+        return tape.gradient(loss, metanet.trainable_variables)
 
-    of_variables, of_weights = gradients(weights)
-    for path, gradient in zip([v.name for v in metanet.trainable_variables], of_variables):
+    for path, gradient in zip([v.name for v in metanet.trainable_variables], gradients(weights)):
         assert np.isfinite(gradient).all() and np.any(gradient), path
     for zeros in weights:
-        of_variables, of_weights = gradients({**weights, zeros: tf.zeros_like(weights[zeros])})
-        assert all(np.isfinite(gradient).all() for gradient in (*of_variables, *of_weights.values())), zeros
+        found = gradients({**weights, zeros: tf.zeros_like(weights[zeros])})
+        assert all(np.isfinite(gradient).all() for gradient in found), zeros
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saves_and_loads_without_custom_objects(kind, tmp_path):
-    metanet, graph = make_metanet(kind, ratio=0.1), encode_graph(trace_model(ZOO["concat"]()))
+    metanet, graph = make_metanet(kind), encode_graph(trace_model(ZOO["concat"]()))
     path = save_metanetwork(metanet, tmp_path / "mine.keras", {"data": "digits"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.json", "mine.keras"]
     card = load_card(path)

@@ -7,7 +7,7 @@ import numpy as np
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import schema
-from tfmetaprune.graph.layout import GraphLayout, block_shape, graph_layout
+from tfmetaprune.graph.layout import GraphLayout, graph_layout
 from tfmetaprune.layers import get_weight
 
 
@@ -59,46 +59,53 @@ def decode_blocks(
     """
     _check_shape("parameters", parameters, (layout.num_nodes, len(schema.COLUMNS)))
     result = {}
-    columns = tf.unstack(parameters, len(schema.COLUMNS), axis=1)  # one split, so that the gradient is one stack
-    for column in layout.columns:
-        if column.is_first:
-            variable = get_weight(trace.calls[column.call].layer, column.weight)
-            value = tf.reshape(tf.gather(columns[column.index], column.nodes), variable.shape)
-            result[trace.calls[column.call].path, column.weight] = tf.cast(value, variable.dtype)
+    read = [column.is_first for column in layout.columns]
+    sizes = np.array([len(column.nodes) for column in layout.columns])
+    if any(read):  # one gather and one split, so that the gradient is one concatenation and one scatter
+        places = layout.column_places[np.repeat(read, sizes)]
+        values = iter(tf.split(tf.gather(tf.reshape(parameters, [-1]), places), sizes[read]))
+        for column in layout.columns:
+            if column.is_first:
+                call = trace.calls[column.call]
+                result[call.path, column.weight] = _like(get_weight(call.layer, column.weight), next(values))
 
-    pieces = {}  # (call, weight) -> its blocks with their rows
-    for name, blocks in layout.edge_set_blocks.items():
-        sizes = [block.num_edges for block in blocks]
+    pieces = {}  # (call, weight) -> its runs with their rows
+    for name, runs in layout.edge_set_runs.items():
         if name not in weights:
             raise ArgumentError(
                 f"decode_graph: expected the edge set {name!r}, got {sorted(weights)}. Use the graph of this model."
             )
-        _check_shape(name, weights[name], (sum(sizes), np.prod(blocks[0].taps)))
-        for block, rows in zip(blocks, tf.split(weights[name], sizes), strict=True):
-            if block.is_first:
-                pieces.setdefault((block.call, block.weight), []).append((block, rows))
+        _check_shape(name, weights[name], (runs[-1].part.stop, np.prod(runs[0].blocks[0].taps)))
+        for run, rows in zip(runs, tf.split(weights[name], [run.num_edges for run in runs]), strict=True):
+            if run.blocks[0].is_first:
+                pieces.setdefault((run.blocks[0].call, run.blocks[0].weight), []).append((run, rows))
     for (call, weight), parts in pieces.items():
         variable = get_weight(trace.calls[call].layer, weight)
-        result[trace.calls[call].path, weight] = tf.cast(_join(parts, variable.shape), variable.dtype)
+        result[trace.calls[call].path, weight] = _like(variable, _join(parts))
     return result
 
 
-def _join(parts, shape) -> tf.Tensor:
-    """Puts the blocks of one weight together again."""
-    runs = {}  # first target -> its segments
-    for block, rows in sorted(parts, key=lambda part: part[0].offset):
-        sizes = block_shape(block)
-        rows = tf.reshape(rows, [sizes.num_sources, sizes.num_targets, sizes.own_taps, sizes.segment_taps])
-        rows = tf.reshape(tf.transpose(rows, (2, 3, 0, 1)), [sizes.own_taps, -1, sizes.num_targets])
-        runs.setdefault(block.target_offset, []).append(rows)
-    joined = [rows[0] if len(rows) == 1 else tf.concat(rows, 1) for _, rows in sorted(runs.items())]
-    value = joined[0] if len(joined) == 1 else tf.concat(joined, 2)
-    axes = parts[0][0].axes
+def _like(variable, value) -> tf.Tensor:
+    """Gives a value the shape and dtype of a variable."""
+    value = value if value.shape == variable.shape else tf.reshape(value, variable.shape)
+    return value if value.dtype == variable.dtype else tf.cast(value, variable.dtype)
+
+
+def _join(parts) -> tf.Tensor:
+    """Puts the runs of one weight together again, in any shape with its elements in order."""
+    axes, joined = parts[0][0].blocks[0].axes, []
+    for run, rows in sorted(parts, key=lambda part: part[0].blocks[0].offset):
+        blocks, own, segment, num_sources, num_targets = run
+        if len(blocks) > 1:  # the groups of a convolution have no segments
+            rows = tf.transpose(tf.reshape(rows, [len(blocks), num_sources, num_targets, own]), (3, 1, 0, 2))
+        elif own * segment > 1:
+            rows = tf.transpose(rows)
+        joined.append(rows if len(parts) == 1 else tf.reshape(rows, [own, -1, num_targets]))
+    value = joined[0] if len(joined) == 1 else tf.concat(joined, 1)
     order = axes.canonical_order
-    value = tf.reshape(value, [axes.shape[axis] for axis in order])
     if order != tuple(range(len(order))):
-        value = tf.transpose(value, np.argsort(order))
-    return tf.reshape(value, shape)
+        value = tf.transpose(tf.reshape(value, [axes.shape[axis] for axis in order]), np.argsort(order))
+    return value
 
 
 def _check_shape(name, tensor, shape):

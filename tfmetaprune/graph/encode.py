@@ -7,7 +7,7 @@ import numpy as np
 from tfmetaprune._keras import tf, tfgnn
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import schema
-from tfmetaprune.graph.layout import GraphLayout, block_shape, graph_layout
+from tfmetaprune.graph.layout import GraphLayout, empty_aligned, graph_layout
 from tfmetaprune.layers import get_weight
 
 
@@ -50,64 +50,65 @@ def encode_graph(trace, statistics=None):
     nodes = tfgnn().NodeSet.from_fields(
         sizes=tf.constant([layout.num_nodes], tf.int32),
         features={
-            schema.PARAMETERS: tf.constant(parameters),
-            schema.PRESENT: tf.constant(present),
+            schema.PARAMETERS: _tensor(parameters),
+            schema.PRESENT: _tensor(present),
             schema.CALL: tf.constant(np.maximum(channels.node_call, -1), tf.int64),
             schema.UNIT: tf.constant(channels.unit_of_node, tf.int64),
-            schema.FROZEN: tf.constant(frozen[channels.unit_of_node][:, np.newaxis]),
-            schema.STATISTICS: tf.constant(statistics[channels.unit_of_node]),
+            schema.FROZEN: _tensor(frozen[channels.unit_of_node][:, np.newaxis]),
+            schema.STATISTICS: _tensor(statistics[channels.unit_of_node]),
         },
     )
     weights, edge_sets = _weights(layout, trace), {}
     for name, edges in layout.edge_sets.items():
         edge_sets[name] = tfgnn().EdgeSet.from_fields(
             sizes=tf.constant([edges.num_edges], tf.int32),
-            features={schema.WEIGHT: tf.constant(weights.pop(name))} if name in weights else {},
+            features={schema.WEIGHT: _tensor(weights.pop(name))} if name in weights else {},
             adjacency=tfgnn().Adjacency.from_indices(
-                (schema.CHANNEL, tf.constant(edges.source)), (schema.CHANNEL, tf.constant(edges.target))
+                (schema.CHANNEL, _tensor(edges.source)), (schema.CHANNEL, _tensor(edges.target))
             ),
         )
     tables = {
-        schema.blocks_name(name): tf.constant([[_table_row(block) for block in blocks]], tf.int64)
-        for name, blocks in layout.edge_set_blocks.items()
+        schema.blocks_name(name): tf.constant(table[np.newaxis]) for name, table in layout.block_tables.items()
     }
     version = {schema.VERSION: tf.constant([schema.SCHEMA_VERSION], tf.int64)}
     context = tfgnn().Context.from_fields(features={**version, **tables})
     return tfgnn().GraphTensor.from_pieces(context=context, node_sets={schema.CHANNEL: nodes}, edge_sets=edge_sets)
 
 
-def _table_row(block):
-    return block.first, len(block.source), len(block.target), block.call
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """Makes a tensor of an array that nobody writes to again: aligned memory is taken over, `tf.constant` copies it."""
+    return tf.raw_ops.Identity(input=array)
 
 
 def _weight(trace, call, name) -> np.ndarray:
-    return np.asarray(get_weight(trace.calls[call].layer, name))
+    """Reads a weight; the array is a view of the variable's memory."""
+    return np.asarray(tf.convert_to_tensor(get_weight(trace.calls[call].layer, name)))
 
 
 def _parameters(layout: GraphLayout, trace):
     """float32 [num_nodes, P] parameters and presence."""
-    parameters = np.tile(np.array(schema.COLUMN_DEFAULTS, np.float32), (layout.num_nodes, 1))
-    present = np.zeros_like(parameters)
-    for column in layout.columns:
-        parameters[column.nodes, column.index] = _weight(trace, column.call, column.weight).reshape(-1)
-        present[column.nodes, column.index] = 1
+    parameters = empty_aligned((layout.num_nodes, len(schema.COLUMNS)), np.float32)
+    parameters[...] = schema.COLUMN_DEFAULTS
+    present = empty_aligned(parameters.shape, np.float32)
+    present[...] = 0
+    if layout.columns:
+        values = [_weight(trace, column.call, column.weight).reshape(-1) for column in layout.columns]
+        parameters.reshape(-1)[layout.column_places] = np.concatenate(values, dtype=np.float32, casting="unsafe")
+        present.reshape(-1)[layout.column_places] = 1
     return parameters, present
 
 
 def _weights(layout: GraphLayout, trace) -> dict[str, np.ndarray]:
     """Edge set -> float32 [num_edges, T]; every weight is transposed straight into its place."""
     result = {}
-    for name, blocks in layout.edge_set_blocks.items():
-        num_edges = blocks[-1].first + blocks[-1].num_edges
-        result[name] = np.empty((num_edges, math.prod(blocks[0].taps)), np.float32)
-        for block in blocks:
-            value = _weight(trace, block.call, block.weight)
-            shape, axes = block_shape(block), block.axes
-            num_targets = math.prod(axes.shape[axis] for axis in axes.target) if block.dense else 1
-            value = value.reshape(axes.shape).transpose(axes.canonical_order).reshape(shape.own_taps, -1, num_targets)
-            value = value[:, block.offset : block.offset + shape.segment_taps * shape.num_sources]
-            value = value[:, :, block.target_offset : block.target_offset + shape.num_targets]
-            own, segment, num_sources, num_targets = shape
-            rows = result[name][block.first : block.first + block.num_edges]
-            rows.reshape(num_sources, num_targets, own, segment)[...] = value.reshape(shape).transpose(2, 3, 0, 1)
+    for name, runs in layout.edge_set_runs.items():
+        result[name] = empty_aligned((runs[-1].part.stop, math.prod(runs[0].blocks[0].taps)), np.float32)
+        for run in runs:
+            blocks, own, segment, num_sources, num_targets = run
+            axes, offset = blocks[0].axes, blocks[0].offset
+            value = _weight(trace, blocks[0].call, blocks[0].weight).reshape(axes.shape).transpose(axes.canonical_order)
+            value = value.reshape(own, -1, len(blocks) * num_targets)[:, offset : offset + segment * num_sources]
+            value = value.reshape(own, segment, num_sources, len(blocks), num_targets)
+            rows = result[name][run.part].reshape(len(blocks), num_sources, num_targets, own, segment)
+            rows[...] = value.transpose(3, 2, 4, 0, 1)
     return result

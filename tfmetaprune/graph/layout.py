@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from tfmetaprune.channels import CallChannels, ChannelMap, WeightAxes, layout_positions
 from tfmetaprune.graph.schema import COLUMNS, IDENTITY, KERNEL, PER_CHANNEL, edge_set_name
 
+ALIGNMENT_BYTES = 64
 NUM_TAP_FEATURES = 6
 
 
@@ -20,15 +23,6 @@ class EdgeSet(NamedTuple):
     num_taps: int
     source: np.ndarray
     target: np.ndarray
-
-
-class BlockShape(NamedTuple):
-    """How a block's part of a weight is counted off; a per-channel block has one target for each source."""
-
-    own_taps: int
-    segment_taps: int
-    num_sources: int
-    num_targets: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +60,33 @@ class Block:
     def num_edges(self) -> int:
         """Number of edges."""
         return len(self.source) * len(self.target) if self.dense else len(self.source)
+
+
+class Run(NamedTuple):
+    """Blocks that lie one after the other and are written and read at once: the groups of a convolution, or one block.
+
+    Attributes:
+      blocks: the blocks, all of the same size.
+      own_taps: number of the kernel's own positions.
+      segment_taps: number of positions that a flatten moved into the segment.
+      num_sources, num_targets: of each block; a per-channel block has one target for each source.
+    """
+
+    blocks: tuple[Block, ...]
+    own_taps: int
+    segment_taps: int
+    num_sources: int
+    num_targets: int
+
+    @property
+    def part(self) -> slice:
+        """Where its edges lie in the edge set."""
+        return slice(self.blocks[0].first, self.blocks[-1].first + self.blocks[-1].num_edges)
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges of all its blocks."""
+        return self.part.stop - self.part.start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,11 +133,40 @@ class GraphLayout:
         return {name: tuple(blocks) for name, blocks in result.items()}
 
     @functools.cached_property
+    def edge_set_runs(self) -> dict[str, tuple[Run, ...]]:
+        """Edge set -> its blocks in order, those of a grouped convolution taken together."""
+        result = {}
+        for name, blocks in self.edge_set_blocks.items():
+            runs = itertools.groupby(blocks, lambda block: (block.call, block.weight) if block.axes.grouped else id(block))
+            result[name] = tuple(_run(tuple(run)) for _, run in runs)
+        return result
+
+    @functools.cached_property
+    def block_tables(self) -> dict[str, np.ndarray]:
+        """Edge set -> int64 [B, 4], a row for each block: first edge, number of sources, number of targets, call."""
+        return {
+            name: np.array([(block.first, len(block.source), len(block.target), block.call) for block in blocks], np.int64)
+            for name, blocks in self.edge_set_blocks.items()
+        }
+
+    @functools.cached_property
+    def column_places(self) -> np.ndarray:
+        """int64 [sum of channels], where the values of all `columns`, one after the other, lie in the flat parameters."""
+        places = [column.nodes * len(COLUMNS) + column.index for column in self.columns]
+        return np.concatenate([np.zeros(0, np.int64), *places])
+
+    @functools.cached_property
     def edge_sets(self) -> dict[str, EdgeSet]:
-        """Edge set -> `EdgeSet(num_edges, num_taps, source, target)`; made when first asked for (8 bytes an edge)."""
-        result = {name: _edges(blocks) for name, blocks in self.edge_set_blocks.items()}
-        source, target = np.ascontiguousarray(self.identity.T, np.int32)
-        return {**result, IDENTITY: EdgeSet(len(source), 1, source, target)}
+        """Edge set -> `EdgeSet(num_edges, num_taps, source, target)`; read-only, kept as long as the layout: 8 bytes an edge."""
+        result = {name: _edges(runs) for name, runs in self.edge_set_runs.items()}
+        ends = [empty_aligned(len(self.identity), np.int32) for _ in range(2)]
+        for end, nodes in zip(ends, self.identity.T, strict=True):
+            end[...] = nodes
+            end.flags.writeable = False
+        return {**result, IDENTITY: EdgeSet(len(self.identity), 1, *ends)}
+
+
+_layouts = weakref.WeakKeyDictionary()
 
 
 def graph_layout(trace) -> GraphLayout:
@@ -131,9 +181,14 @@ def graph_layout(trace) -> GraphLayout:
       trace: a `ModelTrace`.
 
     Returns:
-      The `GraphLayout`, the same for every model of the same structure.
+      The `GraphLayout`, equal for every model of the same structure; made once for each trace.
     """
-    channels: ChannelMap = trace.channels
+    if trace not in _layouts:
+        _layouts[trace] = _make_layout(trace.channels)
+    return _layouts[trace]
+
+
+def _make_layout(channels: ChannelMap) -> GraphLayout:
     blocks, columns, sizes = [], [], {}
     taken = np.zeros((channels.num_nodes, len(COLUMNS)), bool)
     for index, call in enumerate(channels.calls):
@@ -151,6 +206,14 @@ def graph_layout(trace) -> GraphLayout:
     order = {name: rank for rank, name in enumerate(sizes)}
     blocks.sort(key=lambda block: order[block.edge_set])  # stable: `first` keeps rising within a set
     return GraphLayout(tuple(blocks), tuple(columns), channels.identity, channels.num_nodes)
+
+
+def empty_aligned(shape, dtype) -> np.ndarray:
+    """Returns an array like `np.empty`, at a multiple of 64 bytes: TensorFlow takes over such memory without a copy."""
+    size_bytes = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+    memory = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[first : first + size_bytes].view(dtype).reshape(shape)
 
 
 def tap_positions(taps: tuple[int, ...]) -> np.ndarray:
@@ -181,11 +244,10 @@ def tap_positions(taps: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([offset, relative, np.broadcast_to(np.log(size), offset.shape)], 1).astype(np.float32)
 
 
-def block_shape(block: Block) -> BlockShape:
-    """Returns how the edges of a block are counted off."""
-    own = math.prod(block.axes.taps)
-    num_sources, num_targets = (len(block.source), len(block.target)) if block.dense else (len(block.source), 1)
-    return BlockShape(own, math.prod(block.taps) // own, num_sources, num_targets)
+def _run(blocks: tuple[Block, ...]) -> Run:
+    first = blocks[0]
+    own = math.prod(first.axes.taps)
+    return Run(blocks, own, math.prod(first.taps) // own, len(first.source), len(first.target) if first.dense else 1)
 
 
 def _column(call: CallChannels, index, weight, axes, taken) -> Column | None:
@@ -233,15 +295,14 @@ def _pieces(call: CallChannels, axes: WeightAxes):
         offset += segment.length
 
 
-def _edges(blocks) -> EdgeSet:
-    num_edges = sum(block.num_edges for block in blocks)
-    source, target = np.empty(num_edges, np.int32), np.empty(num_edges, np.int32)
-    for block in blocks:
-        part = slice(block.first, block.first + block.num_edges)
-        if block.dense:
-            shape = len(block.source), len(block.target)
-            source[part].reshape(shape)[...] = block.source[:, None]
-            target[part].reshape(shape)[...] = block.target[None, :]
-        else:
-            source[part], target[part] = block.source, block.target
-    return EdgeSet(num_edges, math.prod(blocks[0].taps), source, target)
+def _edges(runs) -> EdgeSet:
+    num_edges = runs[-1].part.stop
+    source, target = empty_aligned(num_edges, np.int32), empty_aligned(num_edges, np.int32)
+    for run in runs:
+        sources = np.array([block.source for block in run.blocks], np.int32)
+        targets = np.array([block.target for block in run.blocks], np.int32)
+        shape = len(run.blocks), run.num_sources, run.num_targets
+        source[run.part].reshape(shape)[...] = sources[:, :, np.newaxis]
+        target[run.part].reshape(shape)[...] = targets[:, np.newaxis] if run.blocks[0].dense else targets[:, :, np.newaxis]
+    source.flags.writeable = target.flags.writeable = False
+    return EdgeSet(num_edges, math.prod(runs[0].blocks[0].taps), source, target)

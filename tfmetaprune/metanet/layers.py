@@ -1,27 +1,17 @@
 """The parts of the metanetwork: the reader of tap positions, and the two kinds of message passing.
 
-Every message passing is written twice with the same weights: `call` on dense blocks, which is what runs, and
-`call_generic` with TF-GNN's own broadcast and pool, straight from the equations; the tests compare the two.
+Every message passing is written twice with the same weights. What runs goes over tiles of edges (`kernels.py`,
+`sweeps.py`) and uses `vectors`, `edge_parameters` and `update` here for the nodes; `call_generic` uses TF-GNN's own
+broadcast and pool, straight from the equations; the tests compare the two.
 """
 
 import numpy as np
 
 from tfmetaprune._keras import keras, tf, tfgnn
 from tfmetaprune.graph.layout import NUM_TAP_FEATURES, tap_positions
-from tfmetaprune.metanet.blocks import SOURCE, TARGET
+from tfmetaprune.metanet.kernels import PublishedEdges, SumRmsEdges, layer_norm, silu
 
 _EPSILON = 1e-5
-
-
-def layer_norm(x, axis=-1):
-    """Layer normalisation without learned scale and offset."""
-    centred = x - tf.reduce_mean(x, axis, keepdims=True)
-    return centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis, keepdims=True) + _EPSILON)
-
-
-def silu(x):
-    """SiLU; `tf.nn.silu` takes three times as long, for its custom gradient."""
-    return x * tf.sigmoid(x)
 
 
 def dense(num_in, num_out, **kwargs):
@@ -31,10 +21,9 @@ def dense(num_in, num_out, **kwargs):
     return layer
 
 
-def on_edges(layer, edges):
-    """Applies a Dense layer (its kernel and bias) to channel-first edge states [d, ...]: [units, ...]."""
-    result = tf.matmul(layer.kernel, tf.reshape(edges, [edges.shape[0], -1]), transpose_a=True)
-    return tf.reshape(result + layer.bias[:, tf.newaxis], [layer.units, *edges.shape[1:]])
+def values_of(layer) -> tuple:
+    """The kernel and the bias of a `dense` layer as tensors."""
+    return tf.convert_to_tensor(layer.kernel), tf.convert_to_tensor(layer.bias)
 
 
 class TapNetwork(keras.layers.Layer):
@@ -46,10 +35,14 @@ class TapNetwork(keras.layers.Layer):
         self.outer = dense(hidden, units, use_bias=False, kernel_initializer="zeros" if zero else "glorot_uniform")
         self.built = True
 
+    def call(self, positions):
+        """Returns the vectors [T, units] of taps at positions [T, NUM_TAP_FEATURES], of `tap_positions`."""
+        positions = tf.asinh(positions)  # large kernels stay within reach of small ones
+        return self.outer(self.inner(tf.concat([tf.ones_like(positions[:, :1]), positions], 1)))
+
     def vectors(self, taps):
         """Returns the vectors of all taps of a kernel of shape `taps`, [T, units]."""
-        positions = np.arcsinh(tap_positions(taps))  # large kernels stay within reach of small ones
-        return self.outer(self.inner(np.concatenate([np.ones_like(positions[:, :1]), positions], 1)))
+        return self(tap_positions(taps))
 
 
 class SumRms(keras.layers.Layer):
@@ -69,39 +62,41 @@ class SumRms(keras.layers.Layer):
         self.edge_target = dense(hidden, hidden, use_bias=False)
         self.built = True
 
-    def call(self, h, states, structure):
-        """Runs one layer on dense blocks.
+    edges = SumRmsEdges
 
-        Args:
-          h: node states [num_nodes, d].
-          states: edge states of each block of the structure; the list is emptied as it is used.
-          structure: the `Structure`.
+    @staticmethod
+    def num_sweeps(num_layers):
+        """Number of sweeps over the edges: one for the first statistics, one for each layer's change of the states."""
+        return num_layers + 1
 
-        Returns:
-          (node states, list of edge states), shapes as given.
-        """
-        n, found = layer_norm(h), [layer_norm(h)]
-        queries = {TARGET: self.query_source(n), SOURCE: self.query_target(n)}
-        sums, squares = {TARGET: [], SOURCE: []}, {TARGET: [], SOURCE: []}
-        for block, e in zip(structure.blocks, states, strict=True):
-            squared = tf.square(e)
-            for end, query in queries.items():
-                sums[end].append(block.total(end, e, query))
-                squares[end].append(block.total(end, squared, tf.square(query)))
-        for end in (TARGET, SOURCE):
-            degree = structure.degree[end][:, np.newaxis]
-            total = structure.join(tf.math.unsorted_segment_sum, end, sums[end]) / np.sqrt(degree)
-            mean_square = structure.join(tf.math.unsorted_segment_sum, end, squares[end]) / degree
-            found += [total, tf.sqrt(mean_square + _EPSILON)]
-        h += self.node_outer(self.node_inner(tf.concat(found, -1)))
+    @staticmethod
+    def vectors(passes, sweep, h):
+        """What nodes [N, d] give to the edges that leave and that reach them in a sweep: [N, 2, d] each."""
         n = layer_norm(h)
-        at_source, at_target = self.edge_source(n), self.edge_target(n)
-        result = []
-        for block in structure.blocks:
-            e = states.pop(0)
-            inner = on_edges(self.edge_inner, e) + block.at(SOURCE, at_source) + block.at(TARGET, at_target)
-            result.append(e + on_edges(self.edge_outer, silu(inner)))
-        return h, result
+        source, target = [tf.zeros_like(h)] * 2, [tf.zeros_like(h)] * 2
+        if sweep > 0:
+            source[0] = passes[sweep - 1].edge_source(n) + passes[sweep - 1].edge_inner.bias
+            target[0] = passes[sweep - 1].edge_target(n)
+        if sweep < len(passes):
+            source[1], target[1] = passes[sweep].query_source(n), passes[sweep].query_target(n)
+        return tf.stack(source, 1), tf.stack(target, 1)
+
+    @staticmethod
+    def edge_parameters(passes, sweep):
+        """What `edges.advance` needs in a sweep."""
+        if sweep == 0:
+            return ()
+        before = passes[sweep - 1]
+        values = before.edge_inner.kernel, before.edge_outer.kernel, before.edge_outer.bias
+        return tuple(map(tf.convert_to_tensor, values))
+
+    def update(self, h, joined, degree):
+        """The node states after a layer, given the joined statistics of (sources, targets)."""
+        found = [layer_norm(h)]
+        for end in (1, 0):
+            (total, square), count = joined[end], degree[end][:, tf.newaxis]
+            found += [total / tf.sqrt(count), tf.sqrt(square / count + _EPSILON)]
+        return h + self.node_outer(self.node_inner(tf.concat(found, -1)))
 
     def call_generic(self, h, states, graph):
         """Runs one layer by TF-GNN's broadcast and pool; `states` maps each edge set to its states [E, d]."""
@@ -144,34 +139,41 @@ class Published(keras.layers.Layer):
         self.sign = np.where(np.arange(hidden) < hidden // 2, 1.0, -1.0).astype(np.float32)
         self.built = True
 
-    def call(self, h, states, structure):
-        """Runs one layer on dense blocks; arguments and result as `SumRms.call`.
+    edges = PublishedEdges
+
+    @staticmethod
+    def num_sweeps(num_layers):
+        """Number of sweeps over the edges."""
+        return num_layers
+
+    @staticmethod
+    def vectors(passes, sweep, h):
+        """What nodes [N, d] give to the edges that leave and that reach them in a sweep: [N, 3, d] each."""
+        n, layer = layer_norm(h), passes[sweep]
+        vectors = tf.stack([layer.there(n), layer.first(n), layer.second(n)], 1)
+        return vectors, vectors
+
+    @staticmethod
+    def edge_parameters(passes, sweep):
+        """What `edges.advance` needs in a sweep: nothing."""
+        del passes, sweep
+        return ()
+
+    def update(self, h, joined, degree):
+        """The node states after a layer, given the joined statistics of (sources, targets).
 
         Z(n_i) factors out of all four joins; where it is negative, maximum and minimum change places.
         """
-        n = layer_norm(h)
-        z, a, p, q = self.here(n), self.there(n), self.first(n), self.second(n)
-        add = tf.math.unsorted_segment_sum
-        ops = {"sum": add, "square": add, "max": tf.math.unsorted_segment_max, "min": tf.math.unsorted_segment_min}
-        rows = {(end, kind): [] for end in (TARGET, SOURCE) for kind in ops}
-        for block, e in zip(structure.blocks, states, strict=True):
-            squared = tf.square(e)
-            for end in (TARGET, SOURCE):
-                messages = e * block.at(1 - end, a)
-                rows[end, "sum"].append(block.total(end, e, a))
-                rows[end, "square"].append(block.total(end, squared, tf.square(a)))
-                rows[end, "max"].append(block.extreme(end, tf.reduce_max, messages))
-                rows[end, "min"].append(block.extreme(end, tf.reduce_min, messages))
-        for end, factor in ((TARGET, z), (SOURCE, z * self.sign)):
-            degree, linked = structure.degree[end][:, np.newaxis], structure.linked[end][:, np.newaxis]
-            joined = {kind: structure.join(op, end, rows[end, kind]) for kind, op in ops.items()}
-            mean, mean_square = joined["sum"] / degree, joined["square"] / degree
-            variance = tf.where(degree > 1, tf.nn.relu(mean_square - tf.square(mean)), 0.0) * tf.square(factor)
-            most, least = (tf.where(linked, joined[kind], 0.0) * factor for kind in ("max", "min"))
+        z, change = self.here(layer_norm(h)), []
+        for end, factor in ((1, z), (0, z * self.sign)):
+            total, square, most, least = joined[end]  # the last one is of negated messages
+            count = degree[end][:, tf.newaxis]
+            mean = total / count
+            variance = tf.where(count > 1, tf.nn.relu(square / count - tf.square(mean)), 0.0) * tf.square(factor)
+            most, least = most * factor, -least * factor
             found = [mean * factor, tf.sqrt(variance + _EPSILON), tf.maximum(most, least), tf.minimum(most, least)]
-            h += self.merge(tf.concat(found, -1))
-        pairs = [(p, q), (q, p), (tf.ones_like(p), tf.ones_like(p))]
-        return h, [states.pop(0) * block.outer(pairs) for block in structure.blocks]
+            change.append(self.merge(tf.concat(found, -1)))
+        return h + tf.add_n(change)
 
     def call_generic(self, h, states, graph):
         """Runs one layer by TF-GNN's broadcast and pool; `states` maps each edge set to its states [E, d]."""

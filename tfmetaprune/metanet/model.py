@@ -5,13 +5,17 @@ import numpy as np
 from tfmetaprune._keras import keras, tf, tfgnn
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import schema
-from tfmetaprune.metanet.blocks import SOURCE, TARGET, block_table, layout_of_graph, structure_of
+from tfmetaprune.metanet import kernels, sweeps
 from tfmetaprune.metanet.config import MetaNetConfig
-from tfmetaprune.metanet.layers import MESSAGE_PASSING_LAYERS, TapNetwork, dense, layer_norm, on_edges, silu
+from tfmetaprune.metanet.kernels import COLLECT, DECODE, layer_norm, silu
+from tfmetaprune.metanet.layers import MESSAGE_PASSING_LAYERS, TapNetwork, dense, values_of
+from tfmetaprune.metanet.tiles import Tile, block_table, layout_of_graph, tiled_graph
 
+MAX_STATE_BYTES = 4 * 2**30  # of edge states in memory, before a pass computes them again for every sweep instead
+EDGE_STATES = ("auto", "float32", "bfloat16", "recompute")
 _MULTIPLIED, _FIXED = ("gamma", "ln_gamma"), ("moving_mean", "moving_variance")
-_TINY = 1e-20  # keeps a block of zeros from dividing by zero, in the gradient too
 _LIMIT = 10.0  # of every node input, so that odd networks do no harm
+_TINY = 1e-20  # keeps a block of zeros from dividing by zero, in the gradient too
 
 
 @keras.utils.register_keras_serializable("tfmetaprune")
@@ -44,6 +48,7 @@ class MetaNetwork(keras.Model):
                 f"MetaNetwork: expected a MetaNetConfig, a dict or None, got {config!r}. Give MetaNetConfig(...)."
             )
         self.config = config or MetaNetConfig()
+        self.edge_state = "auto"
         d, taps = self.config.hidden, self.config.tap_hidden
         num_columns, num_statistics = len(schema.COLUMNS), len(schema.STATISTICS_NAMES)
         self.node_encoder = dense(2 * num_columns + num_statistics + 3, d)
@@ -56,6 +61,20 @@ class MetaNetwork(keras.Model):
         self.kernel_decoder, self.channel_decoder = dense(d, d), dense(d, d)
         self.kernel_output, self.channel_output = TapNetwork(taps, d, zero=True), TapNetwork(taps, d, zero=True)
         self.built = True
+
+    @property
+    def edge_state(self) -> str:
+        """How a pass holds the edge states: "float32"; "bfloat16", which halves them; "recompute", which makes them anew from
+        the weights for every layer; or "auto": "float32" up to `MAX_STATE_BYTES`, "recompute" above."""
+        return self._edge_state
+
+    @edge_state.setter
+    def edge_state(self, value):
+        if value not in EDGE_STATES:
+            raise ArgumentError(
+                f"MetaNetwork: expected edge_state to be one of {EDGE_STATES}, got {value!r}. Choose one of these."
+            )
+        self._edge_state = value
 
     def get_config(self):
         """Returns what `from_config` needs."""
@@ -75,7 +94,7 @@ class MetaNetwork(keras.Model):
 
         Args:
           graph: GraphTensor of one network, as made by `encode_graph`.
-          layout: its static GraphLayout, for use inside a `tf.function`; an eager graph needs none.
+          layout: its static GraphLayout, `graph_layout(trace)`. An eager graph needs none, but is tiled anew without.
           dense: False for TF-GNN's generic message passing on the same weights: the reference, slow and large. It also
             serves a symbolic graph without a layout.
 
@@ -91,7 +110,7 @@ class MetaNetwork(keras.Model):
         if dense and layout is None and tf.executing_eagerly():
             layout = layout_of_graph(graph)
         if dense and layout is not None:
-            parameters, score, weights = self._run_blocks(*values, weights, layout)
+            parameters, weights, score = self.transform(*values, weights, layout)
         else:
             parameters, score, weights = self._run_generic(*values, weights, graph)
         features = {**nodes.get_features_dict(), schema.PARAMETERS: parameters, schema.SCORE: score}
@@ -101,7 +120,9 @@ class MetaNetwork(keras.Model):
         return graph.replace_features(node_sets={schema.CHANNEL: features}, edge_sets=edge_sets)
 
     def transform(self, parameters, present, statistics, frozen, weights, layout):
-        """Transforms raw tensors, eagerly or inside a `tf.function`; differentiable.
+        """Transforms raw tensors, eagerly or inside a `tf.function` (without `jit_compile`).
+
+        Gradients reach the variables alone, not the graph's own values; those of `call(dense=False)` reach both.
 
         Args:
           parameters: float32 [num_nodes, P].
@@ -117,49 +138,58 @@ class MetaNetwork(keras.Model):
         Raises:
           ArgumentError: the tensors do not fit the layout.
         """
-        parameters, score, weights = self._run_blocks(parameters, present, statistics, frozen, weights, layout)
-        return parameters, weights, score
+        graph = tiled_graph(layout, self.config.hidden)
+        _check_fit(parameters, weights, graph)
+        edge_state = self.edge_state
+        if edge_state == "auto":
+            edge_state = "recompute" if 4 * graph.num_edges * self.config.hidden > MAX_STATE_BYTES else "float32"
+        inputs = parameters, present, statistics, frozen, graph.join(weights)
+        parameters, score, flat = self._run_tiles(edge_state, *inputs, graph.tiling)
+        changed = graph.split(flat)
+        return parameters, {name: changed[name] for name in weights}, score
 
-    def _run_blocks(self, parameters, present, statistics, frozen, weights, layout):
-        structure = structure_of(layout)
-        _check_fit(parameters, weights, structure)
-        old = {block: weights[block.edge_set][block.first : block.first + block.num_edges] for block in layout.blocks}
-        scales = {block: _root_mean_square(value) for block, value in old.items()}
-        powers = {block: tf.reduce_mean(tf.square(value / scales[block]), 1) for block, value in old.items()}
-        levels = [_level(structure, end, powers) for end in (SOURCE, TARGET)]
-        h = self._encode_nodes(parameters, present, statistics, frozen, *levels)
+    def _run_tiles(self, edge_state, parameters, present, statistics, frozen, flat, tiling):
+        """Runs over any graph: all that differs from one to the next are the values and lengths of arrays."""
+        singles, passes, passing = tiling.singles, self.passes, type(self.passes[0])
+        edges, num_sweeps = passing.edges, passing.num_sweeps(len(passes))
+        phi, single_phi = (
+            layer_norm(network(taps.positions)) / tf.sqrt(taps.count)[:, tf.newaxis]
+            for network, taps in ((self.kernel_taps, tiling.kernel_taps), (self.channel_taps, tiling.channel_taps))
+        )
+        scale, single_scale, levels = _scales_and_levels(tiling, flat)
+        h = self._encode_nodes(parameters, present, statistics, frozen, levels)
 
-        phi, psi = self._tap_vectors(layout)
-        states, single = [], []
-        for block, parts in zip(structure.dense, structure.parts):
-            vectors = phi[block.edge_set] / scales[block]
-            for part, value in zip(parts, tf.split(old[block], [part.num_edges for part in parts])):
-                state = tf.matmul(vectors, value, transpose_a=True, transpose_b=True)
-                states.append(tf.reshape(state, [-1, *part.shape]))
-        if len(states) < len(structure.blocks):
-            for block in structure.single:
-                vectors = phi[block.edge_set] / scales[block]
-                single.append(tf.matmul(vectors, old[block], transpose_a=True, transpose_b=True))
-            single.append(tf.repeat(self.identity_state[:, tf.newaxis], structure.num_identity, 1))
-            states.append(tf.concat(single, 1))
-
-        for layer in self.passes:
-            h, states = layer(h, states, structure)
-
-        changes = {}
-        for block, parts in zip(structure.dense, structure.parts):
-            cut = [_decode(self.kernel_decoder, states.pop(0), psi[block.edge_set]) for _ in parts]
-            changes[block] = tf.concat(cut, 0)
-        begin = 0
-        for block in structure.single:
-            state = states[0][:, begin : begin + block.num_edges]
-            changes[block] = _decode(self.channel_decoder, state, psi[block.edge_set])
-            begin += block.num_edges
-        changed = {}
-        for name, blocks in layout.edge_set_blocks.items():
-            new = [old.pop(block) + self.config.ratio * scales[block] * changes.pop(block) for block in blocks]
-            changed[name] = tf.concat(new, 0)
-        return *self._decode_nodes(h, parameters, present), changed
+        single_weights = flat[tf.size(flat) - tf.size(singles.edge) :]
+        relative = single_weights / tf.gather(single_scale, singles.block)
+        num_single = tf.reduce_max(tf.concat([[-1], singles.edge], 0)) + 1
+        terms = relative[:, tf.newaxis] * tf.gather(single_phi, singles.tap)
+        e = tf.math.unsorted_segment_sum(terms, singles.edge, num_single)
+        e = tf.concat([e, tf.repeat(self.identity_state[tf.newaxis], tf.size(singles.source) - num_single, 0)], 0)
+        stream = sweeps.Sweeps(edges, tiling.parts, sweeps.Weights(flat, scale, phi), num_sweeps, edge_state)
+        for number in range(num_sweeps):
+            what = stream.what(number)
+            source, target = passing.vectors(passes, number, h)
+            step = sweeps.Step(source, target, passing.edge_parameters(passes, number), (), ())
+            decoder = ()
+            if DECODE in what:
+                psi = self.config.ratio * self.kernel_output(tiling.kernel_taps.positions)
+                step = step._replace(decoder=values_of(self.kernel_decoder), psi=psi)
+                decoder = values_of(self.channel_decoder)
+            collected, changed = stream.run(number, step)
+            ends = tf.gather(source, singles.source), tf.gather(target, singles.target)
+            e, found = kernels.list_sweep(edges, what, e, *ends, step.parameters, decoder)
+            if COLLECT in what:
+                joined = []
+                for end, (values, linked) in enumerate(zip(found, tf.unstack(tiling.linked))):
+                    values = sweeps.join_statistics(values, singles[end], tf.size(linked))
+                    values = sweeps.add_statistics([values, *(part[end] for part in collected)])
+                    values = [tf.where(linked[:, tf.newaxis, tf.newaxis], value, 0.0) for value in values]
+                    joined.append([row for value in values for row in tf.unstack(value, axis=1)])
+                h = passes[number].update(h, joined, tiling.degree)
+        psi = self.config.ratio * self.channel_output(tiling.channel_taps.positions)
+        change = tf.reduce_sum(tf.gather(e, singles.edge) * tf.gather(psi, singles.tap), 1)
+        changed += [single_weights + change * tf.gather(single_scale, singles.block)]
+        return *self._decode_nodes(h, parameters, present), tf.concat(changed, 0)
 
     def _run_generic(self, parameters, present, statistics, frozen, weights, graph):
         gnn, relative, scales, powers, states = tfgnn(), {}, {}, {}, {}
@@ -178,7 +208,7 @@ class MetaNetwork(keras.Model):
                 for values in (list(powers.values()), [tf.ones_like(power) for power in powers.values()])
             )
             levels.append(_log_ratio(power, count))
-        h = self._encode_nodes(parameters, present, statistics, frozen, *levels)
+        h = self._encode_nodes(parameters, present, statistics, frozen, levels)
         for name, value in relative.items():
             taps = schema.edge_set_taps(name)
             network = self.kernel_taps if name.startswith(schema.KERNEL) else self.channel_taps
@@ -199,23 +229,11 @@ class MetaNetwork(keras.Model):
             changed[name] = value + self.config.ratio * scales[name] * tf.matmul(state, vectors, transpose_b=True)
         return *self._decode_nodes(h, parameters, present), changed
 
-    def _tap_vectors(self, layout):
-        """Returns edge set -> phi / sqrt(T) and edge set -> psi, both [T, d]."""
-        phi, psi = {}, {}
-        for name, (block, *_) in layout.edge_set_blocks.items():
-            reader, writer = (
-                (self.kernel_taps, self.kernel_output) if block.dense else (self.channel_taps, self.channel_output)
-            )
-            phi[name] = layer_norm(reader.vectors(block.taps)) / np.sqrt(np.float32(np.prod(block.taps)))
-            psi[name] = writer.vectors(block.taps)
-        return phi, psi
-
-    def _encode_nodes(self, parameters, present, statistics, frozen, level_out, level_in):
+    def _encode_nodes(self, parameters, present, statistics, frozen, levels):
         values = dict(zip(schema.COLUMNS, tf.unstack(parameters, axis=1)))
         sigma = tf.sqrt(tf.maximum(values["moving_variance"], 0.0) + 1e-3)
         values["moving_mean"], values["moving_variance"] = values["moving_mean"] / sigma, tf.math.log(sigma)
-        columns = [*values.values(), level_out, level_in]
-        inputs = tf.concat([tf.stack(columns, 1), present, statistics, frozen], 1)
+        inputs = tf.concat([tf.stack([*values.values(), *levels], 1), present, statistics, frozen], 1)
         return self.node_encoder(tf.clip_by_value(inputs, -_LIMIT, _LIMIT))
 
     def _decode_nodes(self, h, parameters, present):
@@ -227,26 +245,31 @@ class MetaNetwork(keras.Model):
         return parameters * (1.0 + step * factors) + step * terms, self.config.score_scale * output[:, -1]
 
 
-def _root_mean_square(value):
-    return tf.sqrt(tf.reduce_mean(tf.square(value)) + _TINY)
-
-
-def _decode(decoder, states, vectors):
-    """Decodes channel-first edge states [d, ...] with the vectors of the taps [T, d]: [num_edges, T]."""
-    hidden = silu(on_edges(decoder, layer_norm(tf.reshape(states, [states.shape[0], -1]), 0)))
-    return tf.matmul(hidden, vectors, transpose_a=True, transpose_b=True)
-
-
-def _level(structure, end, powers):
-    """Log root mean square of the weights of each node's edges at one end, each relative to its block."""
-    sums, ids = [tf.zeros([0])], [np.zeros(0, np.int64)]
-    for block, power in powers.items():
-        ids.append((block.source, block.target)[end])
-        if block.dense:
-            power = tf.reduce_sum(tf.reshape(power, [len(block.source), len(block.target)]), 1 - end)
-        sums.append(power)
-    total = tf.math.unsorted_segment_sum(tf.concat(sums, 0), np.concatenate(ids), structure.num_nodes)
-    return _log_ratio(total, structure.weighted[end])
+def _scales_and_levels(tiling, flat):
+    """Returns the root mean square of each dense and of each per-channel block; and the log root mean square of the
+    weights at each node, out and in, each weight relative to its block: [num_nodes] twice."""
+    singles, (num_dense, num_single) = tiling.singles, tiling.num_weights
+    parts = []  # (tiles, their table, sums of squares over columns and over rows)
+    for tiles in tiling.parts:
+        table = Tile(*tf.unstack(tf.concat([stream.tile for stream in tiles.streams], 0), axis=1))
+        parts.append((tiles, table, sweeps.square_sums(tiles, flat)))
+    totals = tf.zeros_like(num_dense)
+    for _, table, sums in parts:
+        totals += tf.math.unsorted_segment_sum(tf.reduce_sum(sums[0], 1), table.block, tf.shape(num_dense)[0])
+    scale = tf.sqrt(totals / num_dense + _TINY)
+    squares = tf.square(flat[tf.size(flat) - tf.size(singles.edge) :])
+    totals = tf.math.unsorted_segment_sum(squares, singles.block, tf.shape(num_single)[0])
+    single_scale = tf.sqrt(totals / num_single + _TINY)
+    squares /= tf.gather(tf.square(single_scale), singles.block) * tf.gather(tiling.channel_taps.count, singles.tap)
+    levels, num_nodes = [], tf.shape(tiling.weighted)[1]
+    for end, nodes in enumerate(singles[:2]):
+        total = tf.math.unsorted_segment_sum(squares, tf.gather(nodes, singles.edge), num_nodes)
+        for tiles, table, sums in parts:
+            unit = tf.square(tf.gather(scale, table.block)) * tf.cast(table.num_taps, tf.float32)
+            part = tf.math.unsorted_segment_sum(sums[end] / unit[:, tf.newaxis], table[end], tf.shape(tiles[end])[0])
+            total += tf.math.unsorted_segment_sum(tf.reshape(part, [-1]), tf.reshape(tiles[end], [-1]), num_nodes)
+        levels.append(_log_ratio(total, tiling.weighted[end]))
+    return scale, single_scale, levels
 
 
 def _log_ratio(total, count):
@@ -254,11 +277,9 @@ def _log_ratio(total, count):
     return tf.where(count > 0, 0.5 * tf.math.log(total / tf.maximum(count, 1.0) + 1e-6), 0.0)
 
 
-def _check_fit(parameters, weights, structure):
-    expected = {}
-    for block in structure.dense + structure.single:
-        expected[block.edge_set] = expected.get(block.edge_set, 0) + block.num_edges
-    expected = {**expected, schema.PARAMETERS: structure.num_nodes}
+def _check_fit(parameters, weights, graph):
+    expected = {name: num_edges for name, (num_edges, _) in graph.edge_sets.items()}
+    expected = {**expected, schema.PARAMETERS: graph.num_nodes}
     found = {name: value.shape[0] for name, value in {**weights, schema.PARAMETERS: parameters}.items()}
     if expected != {name: expected.get(name) if size is None else size for name, size in found.items()}:
         raise ArgumentError(

@@ -10,6 +10,7 @@ import numpy as np
 from tfmetaprune._keras import keras
 from tfmetaprune.data import load
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, save_metanetwork
+from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
 from tfmetaprune.metatrain.evaluate import pruning_curve
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import WIDTHS, dataset_arrays, logged_seconds, make_zoo
@@ -19,22 +20,29 @@ HELD_OUT_SEED = 1000  # data models with this seed and above are never trained o
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
 
 
-def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, resume=False, progress=None):
+def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, batches_per_step=1, models_per_step=1,
+               strategy="none", resume=False, progress=None):  # fmt: skip
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:
-      out: folder for the data models, the checkpoints, `digits.keras` and its card `digits.json`.
+      out: folder for the data models, the checkpoints, `digits.keras` and its card `digits.json`; with several workers, a
+        folder that all of them see.
       steps: meta-steps.
       seed: of the metanetwork and of every choice in its training.
       num_models: data models to train on.
       num_held_out: data models to judge on.
       epochs: of each data model.
+      batches_per_step: batches that each data model of a step is run on.
+      models_per_step: data models that the loss of a step is the mean of, spread over the replicas.
+      strategy: name of the distribution strategy, see `make_strategy`.
       resume: go on where an earlier run in `out` stopped.
       progress: called as `progress(stage, done, total)`.
 
     Returns:
-      The card, a JSON-able dict.
+      The card, a JSON-able dict; None on workers other than the chief, which trains the data models, judges and writes.
     """
+    strategy = make_strategy(strategy)  # before anything else: workers have to meet before TensorFlow runs operations
+    chief = is_chief(strategy)
     out = pathlib.Path(out)
     report = progress or (lambda *_: None)
     splits = load("digits", batch_size=BATCH_SIZE)
@@ -44,14 +52,23 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
         tick = lambda _: report("data models", next(made), num_models + num_held_out)  # noqa: E731
         return make_zoo(out / "zoo", splits, seeds, epochs=epochs, progress=tick)
 
+    if not chief:
+        gather(strategy, 0)  # the chief has trained the data models
     models = zoo(range(num_models))
-    held_out = zoo(range(HELD_OUT_SEED, HELD_OUT_SEED + num_held_out))
+    if chief:
+        held_out = zoo(range(HELD_OUT_SEED, HELD_OUT_SEED + num_held_out))
+        gather(strategy, 0)
 
     keras.utils.set_random_seed(seed)
-    metanet = MetaNetwork(MetaNetConfig())
-    settings = MetaTraining(steps=steps, seed=seed)
-    trainer = MetaTrainer(metanet, models, splits.train, settings, out)
+    with strategy.scope():
+        metanet = MetaNetwork(MetaNetConfig())
+    settings = MetaTraining(steps, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step)
+    train = load("digits", batch_size=BATCH_SIZE).train  # anew: its order depends on how often it has been read
+    trainer = MetaTrainer(metanet, models, train, settings, out, strategy)
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, steps))
+    if not chief:
+        gather(strategy, 0)  # the chief is done: a worker that leaves early would look like one that failed
+        return None
 
     x, y = dataset_arrays(splits.test)
     judged = iter(range(1, num_held_out + 1))
@@ -60,7 +77,8 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
         progress=lambda _: report("held-out nets", next(judged), num_held_out),
     )  # fmt: skip
     card = {
-        "command": f"tfmetaprune meta-train --steps {steps} --seed {seed} --num-models {num_models} --out DIR",
+        "command": f"tfmetaprune meta-train --steps {steps} --seed {seed} --num-models {num_models} "
+        f"--batches-per-step {batches_per_step} --models-per-step {models_per_step} --out DIR",
         "data": {"name": "digits", "examples": splits.num_examples},
         "data_models": {
             "architecture": f"residual_cnn, widths {'/'.join(map(str, WIDTHS))}", "epochs": epochs,
@@ -80,4 +98,5 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
         },
     }  # fmt: skip
     save_metanetwork(metanet, out / "digits.keras", card)
+    gather(strategy, 0)
     return card

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.graph import decode_blocks, graph_layout
+from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.cost import mac_terms
 from tfmetaprune.pruning.importance import normalized_score, unit_importance
 from tfmetaprune.pruning.masking import run_masked
@@ -21,15 +22,17 @@ NOISE = 0.2  # standard deviation added to the ranking
 
 
 class PruneAwareObjective:
-    """The loss of one architecture; data models of the same architecture share one compiled step.
+    """The loss of one architecture in two stages: from generated tensors to a masked network, and its loss on a batch.
 
     Args:
       trace: any model of the architecture.
       floor: share of every group's channels that is always kept.
+      distillation: weight of the term that pulls the outputs to those of the network as it was; 0 for none.
     """
 
-    def __init__(self, trace, *, floor=0.1):
+    def __init__(self, trace, *, floor=0.1, distillation=1.0):
         self.trace = trace
+        self.distillation = distillation
         self.layout = graph_layout(trace)
         channels = trace.channels
         self.unit_of_node = channels.unit_of_node
@@ -88,42 +91,53 @@ class PruneAwareObjective:
         soft = tf.sigmoid((finite_q - moved) / SOFTNESS)
         return tf.where(free, tf.stop_gradient(hard - soft) + soft, 1.0)
 
-    def generate(self, metanet, graph):
-        """Applies the metanetwork to raw graph tensors.
+    def decode(self, generated, speedup, noise):
+        """Makes the masked network out of what the metanetwork generated.
 
         Args:
-          metanet: the `MetaNetwork`.
-          graph: dict of the tensors `parameters`, `present`, `statistics`, `frozen` and the dict `weights`.
+          generated: (parameters [num_nodes, P], edge set -> weights [E, T], score [num_nodes]), as `MetaNetwork.transform`
+            returns them.
+          speedup: scalar, sampled.
+          noise: float32 [num_units], standard normal.
 
         Returns:
-          The generated weights, (layer, weight) -> tensor, and the score of every unit, float32 [num_units].
+          (layer path, weight name) -> tensor, and the mask of the units, float32 [num_units]; differentiable with respect
+          to everything generated.
         """
-        parameters, weights, score = metanet.transform(
-            graph["parameters"], graph["present"], graph["statistics"], graph["frozen"], graph["weights"], self.layout
-        )
+        parameters, weights, score = generated
+        decoded = decode_blocks(self.layout, parameters, weights, self.trace)
         score = tf.math.unsorted_segment_mean(tf.reshape(score, [-1]), self.unit_of_node, self.num_units)
-        return decode_blocks(self.layout, parameters, weights, self.trace), score
+        base = normalized_score(unit_importance(self.trace, decoded), self.group_of_unit)
+        return decoded, self.masks(base + score + NOISE * noise, speedup)
 
-    def loss(self, metanet, graph, x, y, speedup, noise):
-        """Returns the scalar loss of one step.
+    def batch_loss(self, decoded, mask, x, y, original):
+        """Returns the mean loss of one batch, a scalar.
 
         Args:
-          metanet: the `MetaNetwork`.
-          graph: the data model as raw graph tensors, see `generate`.
+          decoded: (layer path, weight name) -> tensor, as `decode` makes them.
+          mask: float32 [num_units], as `decode` makes it.
           x: images [batch, ...].
           y: int labels [batch].
-          speedup: scalar, sampled.
-          noise: standard normal [num_units].
+          original: the data model's own weights, as `weights_of` names them; read for the distillation alone.
         """
-        original = decode_blocks(self.layout, graph["parameters"], graph["weights"], self.trace)
+        (student,) = run_masked(self.trace, mask, [x], weights=decoded, training_bn=True)
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, student, from_logits=True))
+        if not self.distillation:
+            return loss
         (teacher,) = run_masked(self.trace, None, [x], weights=original)
-        weights, score = self.generate(metanet, graph)
-        base = normalized_score(unit_importance(self.trace, weights), self.group_of_unit)
-        mask = self.masks(base + score + NOISE * noise, speedup)
-        (student,) = run_masked(self.trace, mask, [x], weights=weights, training_bn=True)
-        hit = keras.losses.sparse_categorical_crossentropy(y, student, from_logits=True)
-        soft_teacher = tf.nn.softmax(tf.stop_gradient(teacher) / TEMPERATURE)
-        distance = tf.reduce_sum(
-            soft_teacher * (tf.nn.log_softmax(teacher / TEMPERATURE) - tf.nn.log_softmax(student / TEMPERATURE)), -1
-        )
-        return tf.reduce_mean(hit) + TEMPERATURE**2 * tf.reduce_mean(distance)
+        teacher, student = tf.stop_gradient(teacher) / TEMPERATURE, student / TEMPERATURE
+        difference = tf.nn.log_softmax(teacher) - tf.nn.log_softmax(student)
+        distance = tf.reduce_mean(tf.reduce_sum(tf.nn.softmax(teacher) * difference, -1))
+        return loss + self.distillation * TEMPERATURE**2 * distance
+
+    def weights_of(self, trace) -> dict:
+        """Returns the variables of a model of this architecture in the form of `decode`'s weights.
+
+        Args:
+          trace: the `ModelTrace` of the model; its layers may have other names.
+
+        Returns:
+          (layer path in this objective's trace, weight name) -> variable, for every weight that a graph holds.
+        """
+        parts = [part for part in (*self.layout.columns, *self.layout.blocks) if part.is_first]
+        return {(self.trace.calls[p.call].path, p.weight): get_weight(trace.calls[p.call].layer, p.weight) for p in parts}

@@ -1,17 +1,22 @@
-"""Trains a metanetwork on a zoo of data models; checkpoints, and resumes to the same result."""
+"""Trains a metanetwork on a zoo of data models, on one or several replicas; checkpoints, and resumes to the same result."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.errors import MetaNetworkError
+from tfmetaprune.errors import ArgumentError, MetaNetworkError
 from tfmetaprune.graph import channel_statistics, encode_graph
 from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATISTICS, WEIGHT
 from tfmetaprune.metanet import MetaNetwork
+from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
+from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.objective import PruneAwareObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
 from tfmetaprune.trace import trace_model
@@ -19,12 +24,24 @@ from tfmetaprune.trace import trace_model
 
 @dataclasses.dataclass(frozen=True)
 class MetaTraining:
-    """How a metanetwork is trained (SCIENCE: objective AC).
+    """How a metanetwork is trained (SCIENCE: objective AC), validated at construction.
 
     Attributes:
-      steps: number of meta-steps. learning_rate: of AdamW at its peak. warmup: steps that lead up to it.
-      weight_decay: of AdamW. batch_size: images a step. speedups: range of the log-uniform sample.
-      seed: of every random choice. checkpoint_every: steps between two checkpoints.
+      steps: number of meta-steps.
+      learning_rate: of AdamW at its peak.
+      warmup: steps that lead up to it.
+      weight_decay: of AdamW.
+      batch_size: images a batch.
+      batches_per_step: batches that the loss of one data model is the mean of.
+      models_per_step: data models, each with batches, a speed-up and noise of its own, that the loss of a step is the mean
+        of; a multiple of the number of replicas.
+      distillation: weight of the term that pulls the outputs to those of the unpruned network; 0 leaves it out.
+      speedups: range of the log-uniform sample.
+      seed: of every random choice.
+      checkpoint_every: steps between two checkpoints.
+
+    Raises:
+      ArgumentError: a count is no positive integer, or the distillation is negative.
     """
 
     steps: int = 3000
@@ -32,9 +49,39 @@ class MetaTraining:
     warmup: int = 20
     weight_decay: float = 1e-3
     batch_size: int = 256
+    batches_per_step: int = 1
+    models_per_step: int = 1
+    distillation: float = 1.0
     speedups: tuple[float, float] = (1.5, 8.0)
     seed: int = 0
     checkpoint_every: int = 100
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "batches_per_step", "models_per_step", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"MetaTraining: expected {name} to be an integer >= 1, got {value!r}. Use 1 or more.")
+        if not self.distillation >= 0:
+            raise ArgumentError(
+                f"MetaTraining: expected distillation >= 0, got {self.distillation!r}. Use 0 to leave it out."
+            )
+
+
+class DataModel(NamedTuple):
+    """A trained network to learn from: its architecture's `MetaGradient`, its graph as raw tensors, its own weights."""
+
+    gradient: MetaGradient
+    graph: Mapping
+    original: Mapping
+
+
+class Item(NamedTuple):
+    """What one data model contributes to a step: itself, its speed-up, its noise [num_units], its batches."""
+
+    data_model: DataModel
+    speedup: float
+    noise: np.ndarray
+    batches: Iterator
 
 
 def graph_arrays(trace, dataset, *, seed=0) -> dict:
@@ -58,58 +105,79 @@ def _shifted(images, rng, noise=0.05):
 
 
 class MetaTrainer:
-    """Runs `MetaTraining` over data models that share one architecture a group.
+    """Runs `MetaTraining` over data models; those of the same architecture share what is compiled.
 
     Args:
-      metanet: the `MetaNetwork`; trained in place.
-      models: trained data models, logits out, one input.
+      metanet: the `MetaNetwork`, made under the strategy's scope; trained in place.
+      models: trained data models, logits out, one input; the same ones on every worker.
       dataset: batched dataset of (images, labels) that the data models were trained on.
       settings: `MetaTraining`.
-      folder: where the checkpoints and `log.jsonl` go.
+      folder: where the checkpoints and `log.jsonl` go; all workers have to see the same one to resume.
+      strategy: the `tf.distribute.Strategy` to train under; None for the current one.
+
+    Raises:
+      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy.
     """
 
-    def __init__(self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder):
+    def __init__(self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None):
         self.metanet, self.settings = metanet, settings
+        self.strategy = strategy or tf.distribute.get_strategy()
+        variables = metanet.trainable_variables
+        check_distribution(self.strategy, variables, settings.models_per_step)
         self.folder = pathlib.Path(folder)
         self.images, self.labels = dataset_arrays(dataset)
-        objectives, self.data_models = {}, []
-        for model in models:
-            trace = trace_model(model)
-            signature = json.dumps(
-                [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
-            )
-            if signature not in objectives:
-                objective = PruneAwareObjective(trace)
-                objectives[signature] = (objective, self._compile(objective))
-            self.data_models.append((*objectives[signature], graph_arrays(trace, dataset)))
+        compiled = {}
+        self.data_models = [self._data_model(trace_model(model), dataset, compiled) for model in models]
         steps, warmup = settings.steps, settings.warmup
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
-        )
-        self.optimizer = keras.optimizers.AdamW(
-            schedule, weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
-        )
-        self.optimizer.build(metanet.trainable_variables)
+        with self.strategy.scope():
+            schedule = keras.optimizers.schedules.CosineDecay(
+                0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
+            )
+            self.optimizer = keras.optimizers.AdamW(
+                schedule, weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
+            )
+            self.optimizer.build(variables)
+        self._update = joint_update(self.strategy, self.optimizer, variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         checkpoint = tf.train.Checkpoint(metanet=metanet, optimizer=self.optimizer, step=self.step)
         self.checkpoints = tf.train.CheckpointManager(checkpoint, self.folder / "checkpoints", max_to_keep=2)
 
-    def _compile(self, objective):
-        @tf.function(reduce_retracing=True)
-        def meta_step(graph, x, y, speedup, noise):
-            with tf.GradientTape() as tape:
-                loss = objective.loss(self.metanet, graph, x, y, speedup, noise)
-            variables = self.metanet.trainable_variables
-            gradients = tape.gradient(loss, variables)
-            self.optimizer.apply_gradients(
-                [(tf.zeros_like(v) if g is None else g, v) for g, v in zip(gradients, variables)]
-            )
-            return loss
+    def _data_model(self, trace, dataset, compiled):
+        """Prepares one data model; `compiled` holds the `MetaGradient` of every architecture seen so far."""
+        objective = PruneAwareObjective(trace, distillation=self.settings.distillation)
+        calls = [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
+        alone = len(objective.weights_of(trace)) < len(trace.model.weights)  # it has weights that no graph brings along
+        key = json.dumps([calls, len(compiled) if alone else None])
+        gradient = compiled.setdefault(key, MetaGradient(self.metanet, objective))
+        original = gradient.objective.weights_of(trace) if self.settings.distillation else {}
+        return DataModel(gradient, graph_arrays(trace, dataset), original)
 
-        return meta_step
+    def _draw(self, step, item) -> Item:
+        """Draws what an item of a step consists of, from (seed, step, item) alone; its batches are made when asked for."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, step, item])
+        data_model = self.data_models[rng.integers(len(self.data_models))]
+        num_images, size = len(self.images), settings.batch_size
+        chosen = [rng.choice(num_images, size, replace=num_images < size) for _ in range(settings.batches_per_step)]
+        speedup = np.float32(np.exp(rng.uniform(*np.log(settings.speedups))))
+        noise = rng.normal(size=data_model.gradient.objective.num_units).astype(np.float32)
+        batches = ((_shifted(self.images[indices], rng), self.labels[indices]) for indices in chosen)
+        return Item(data_model, float(speedup), noise, batches)
+
+    def _replica_gradient(self, items):
+        """Returns the mean loss of this replica's share of the items, and its gradients."""
+        first, replicas = tf.distribute.get_replica_context().replica_id_in_sync_group, self.strategy.num_replicas_in_sync
+        results = [
+            item.data_model.gradient(
+                item.data_model.graph, tf.nest.map_structure(tf.convert_to_tensor, item.data_model.original),
+                item.batches, item.speedup, item.noise,
+            )
+            for item in items[first::replicas]
+        ]  # fmt: skip
+        return tf.nest.map_structure(lambda *values: tf.add_n(values) / len(values), *results)
 
     def train(self, *, resume=False, progress=None):
-        """Trains up to `settings.steps`, from the last checkpoint if `resume`.
+        """Trains up to `settings.steps`, from the last checkpoint if `resume`; on every worker at the same time.
 
         Every random choice of a step is drawn from (seed, step), so that an interrupted run ends as an unbroken one.
 
@@ -118,31 +186,36 @@ class MetaTrainer:
           progress: called as `progress(step, loss)` after every step.
 
         Raises:
-          MetaNetworkError: the loss is no longer finite.
+          MetaNetworkError: the loss is no longer finite, or the workers resume from different steps.
         """
         if resume and self.checkpoints.latest_checkpoint:
             self.checkpoints.restore_or_initialize()
-        settings = self.settings
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+        settings, chief = self.settings, is_chief(self.strategy)
+        starts = gather(self.strategy, int(self.step))
+        if len(set(starts)) > 1:
+            raise MetaNetworkError(
+                f"Meta-training in {self.folder}: expected all replicas to resume from one step, got {starts}. "
+                f"Give every worker the folder that the chief writes its checkpoints to."
+            )
+        with contextlib.ExitStack() as stack:
+            if chief:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context(open(self.folder / "log.jsonl", "a", encoding="utf-8"))
             for step in range(int(self.step), settings.steps):
                 started = time.perf_counter()
-                rng = np.random.default_rng([settings.seed, step])
-                objective, meta_step, graph = self.data_models[rng.integers(len(self.data_models))]
-                chosen = rng.choice(len(self.images), settings.batch_size, replace=len(self.images) < settings.batch_size)
-                speedup = np.float32(np.exp(rng.uniform(*np.log(settings.speedups))))
-                noise = rng.normal(size=objective.num_units).astype(np.float32)
-                x = tf.constant(_shifted(self.images[chosen], rng))
-                loss = float(meta_step(graph, x, tf.constant(self.labels[chosen]), tf.constant(speedup), noise))
+                items = [self._draw(step, item) for item in range(settings.models_per_step)]
+                loss = float(self._update(*self.strategy.run(self._replica_gradient, args=(items,))))
                 if not np.isfinite(loss):
                     raise MetaNetworkError(
                         f"Meta-training, step {step}: expected a finite loss, got {loss}. Lower the learning rate."
                     )
                 self.step.assign(step + 1)
-                seconds = round(time.perf_counter() - started, 3)
-                log.write(json.dumps({"step": step, "loss": loss, "speedup": float(speedup), "seconds": seconds}) + "\n")
-                if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                    log.flush()
-                    self.checkpoints.save(checkpoint_number=step + 1)
+                if chief:
+                    seconds, speedups = round(time.perf_counter() - started, 3), [item.speedup for item in items]
+                    entry = {"step": step, "loss": loss, "speedups": speedups, "seconds": seconds}
+                    log.write(json.dumps(entry) + "\n")
+                    if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+                        log.flush()
+                        self.checkpoints.save(checkpoint_number=step + 1)
                 if progress is not None:
                     progress(step + 1, loss)

@@ -121,8 +121,21 @@ def batch_normalize(layer, x):
     axis = (layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis) % x.shape.rank
     others = [other for other in range(x.shape.rank) if other != axis]
     dtype, x = x.dtype, tf.cast(x, layer.variable_dtype)
+    if x.dtype == tf.float32 and x.shape.rank == 4 and axis == 3:
+        return _batch_normalize_fused(layer, x, dtype)
     mean, variance = tf.nn.moments(x, others)
     broadcast = [-1 if other == axis else 1 for other in range(x.shape.rank)]
     beta, gamma = (None if value is None else tf.reshape(value, broadcast) for value in (layer.beta, layer.gamma))
     moments = tf.reshape(mean, broadcast), tf.reshape(variance, broadcast)
     return tf.cast(tf.nn.batch_normalization(x, *moments, beta, gamma, layer.epsilon), dtype), mean, variance
+
+
+def _batch_normalize_fused(layer, x, dtype):
+    """`batch_normalize` of float32 [batch, height, width, channels] by one kernel, with its gradient another one."""
+    ones = tf.ones(x.shape[3])
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=ones if layer.gamma is None else layer.gamma, offset=0 * ones if layer.beta is None else layer.beta,
+        mean=[], variance=[], epsilon=layer.epsilon, exponential_avg_factor=1.0, is_training=True,
+    )  # fmt: skip
+    count = tf.cast(tf.size(x) / x.shape[3], tf.float32)
+    return tf.cast(y, dtype), mean, variance * (count - 1) / count  # the kernel divides by count - 1
