@@ -23,7 +23,9 @@ demo: setup
 	$(BIN)/tfmetaprune demo
 
 benchmark: setup
-	$(BIN)/python benchmarks/graph.py
+	$(BIN)/python benchmarks/metanet.py --out docs/metanet_speed.md
+	$(BIN)/python benchmarks/encoding.py
+	$(BIN)/python benchmarks/meta_step.py
 
 coverage: setup
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/coverage.py

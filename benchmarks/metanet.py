@@ -1,11 +1,12 @@
-"""Measures a pass of a metanetwork over the graphs of six networks, at the sizes of the paper.
+"""Measures a pass of a metanetwork over the graphs of networks, at the sizes of the paper.
 
 Each network and each kind of message passing is measured in a process of its own: seconds of the first pass (with tracing
 and compiling) and of later ones (median); the seconds of copying the edge states once for every layer, in turn with those;
 the peak of the process' memory above what it needed with the model and its encoded graph; the same for forward and backward
 together. With --generic, one pass of TF-GNN's generic message passing on the same graph. Prints a line of JSON for each
-and, with --out, writes a table in Markdown.
-Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 5] [--generic ResNet50 ...] [--out FILE]
+and, with --out, puts it into a table in Markdown. With --identity, passes instead every architecture of Keras Applications through
+one untrained metanetwork of the default size, which must change no bit.
+Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 3] [--generic ResNet50 ...] [--out FILE] | --identity
 """
 
 import argparse
@@ -21,7 +22,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from graph import PeakMemory
+from memory import PeakMemory
 
 # num_layers, hidden, ratio of METHOD.md; the sizes of ResNet-50 for what the paper does not have
 SIZES = {
@@ -29,6 +30,17 @@ SIZES = {
     "ViT-B/16": (3, 4), "NASNetLarge": (6, 16), "EfficientNetV2L": (6, 16),
 }  # fmt: skip
 TABLE = ("ResNet56", "VGG19", "MobileNetV2", "ResNet50", "ConvNeXtTiny", "ViT-B/16")
+HEADER = """# Speed and memory of the metanetwork
+
+Made by `python benchmarks/metanet.py --out docs/metanet_speed.md`. {versions}, a shared machine.
+
+*State*: the edge states in float32, edges x d x 4 bytes. *First*: the first pass of a process, tracing and compiling included;
+*later*: the median of those that follow. *Copies*: copying the edge states once for each of the L layers by one thread, measured
+in turn with the passes; *later / copies* is the ratio to that limit of the memory's bandwidth. *Peak*: memory above what the
+process held with the model and its encoded graph. *Generic*: one pass of the same metanetwork by TF-GNN's broadcast and pool.
+*bfloat16*: with edge states in bfloat16 and random variables, the RMS error of the changes of the weights, relative to their RMS.
+
+"""
 FORWARD_ONLY = ("NASNetLarge", "EfficientNetV2L")
 KINDS = ("published", "sum_rms")
 
@@ -49,6 +61,28 @@ def copy_seconds(old, new, times):
     for _ in range(times):
         np.copyto(new, old)
     return time.perf_counter() - started
+
+
+def bfloat16_error(metanet, graph, layout):
+    """How far bfloat16 edge states move the changes of the weights: RMS of the difference over RMS of the changes.
+
+    All variables are drawn anew, so that the metanetwork changes something; they stay that way.
+    """
+    from tfmetaprune.graph import schema
+
+    rng = np.random.default_rng(0)
+    for variable in metanet.weights:
+        variable.assign(rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
+    found = {}
+    for edge_state in ("float32", "bfloat16"):
+        metanet.edge_state = edge_state
+        edge_sets = metanet(graph, layout).edge_sets
+        found[edge_state] = np.concatenate([
+            np.ravel(edge_sets[name][schema.WEIGHT] - graph.edge_sets[name][schema.WEIGHT])
+            for name in edge_sets if name != schema.IDENTITY
+        ])  # fmt: skip
+    metanet.edge_state = "auto"
+    return float(np.std(found["bfloat16"] - found["float32"]) / np.std(found["float32"]))
 
 
 def measure(name, kind, repeats, generic, queue):
@@ -97,10 +131,49 @@ def measure(name, kind, repeats, generic, queue):
     if name not in FORWARD_ONLY:
         (first, *seconds), _, row["backward_peak_gb"] = timed(forward_backward, 2)
         row |= {"backward_first_seconds": first, "backward_seconds": statistics.median(seconds)}
+    if row["state_gb"] < 2:
+        row["bfloat16_error"] = bfloat16_error(metanet, graph, layout)
     if generic:
-        (row["generic_seconds"],), _, row["generic_peak_gb"] = timed(lambda: metanet(graph, dense=False), 1)
+        (row["generic_seconds"],), _, _ = timed(lambda: metanet(graph, dense=False), 1)
         row["generic_to_tiles"] = row["generic_seconds"] / row["seconds"]
     queue.put(row)
+
+
+def check_identity(name, queue):
+    """Passes one architecture through an untrained metanetwork, and puts into the queue whether it came out as it was."""
+    from tfmetaprune._keras import keras, tfgnn
+    from tfmetaprune.graph import encode_graph, graph_layout, schema
+    from tfmetaprune.metanet import MetaNetwork
+    from tfmetaprune.trace import trace_model
+
+    tfgnn()
+    trace = trace_model(getattr(keras.applications, name)(weights=None))
+    graph, metanet = encode_graph(trace), MetaNetwork()
+    with PeakMemory() as memory:
+        started = time.perf_counter()
+        found = metanet(graph, graph_layout(trace))
+        seconds = time.perf_counter() - started
+    nodes, new = graph.node_sets[schema.CHANNEL], found.node_sets[schema.CHANNEL]
+    same = np.array_equal(new[schema.PARAMETERS], nodes[schema.PARAMETERS]) and not np.any(new[schema.SCORE])
+    num_edges = 0
+    for edge_set, edges in graph.edge_sets.items():
+        num_edges += int(edges.total_size)
+        if edge_set != schema.IDENTITY:
+            same &= np.array_equal(found.edge_sets[edge_set][schema.WEIGHT], edges[schema.WEIGHT])
+    row = {"model": name, "edges": num_edges, "identity": bool(same), "first_seconds": round(seconds, 2)}
+    queue.put(row | {"peak_gb": round(memory.peak_gb, 2)})
+
+
+def in_process(function, *arguments):
+    """Calls function(*arguments, queue) in a process of its own; returns what it puts into the queue."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=function, args=(*arguments, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{arguments[0]}: the process ended with exit code {process.exitcode}.")
+    return queue.get()
 
 
 def table(rows) -> str:
@@ -110,8 +183,8 @@ def table(rows) -> str:
 
     lines = [
         "| network | L, d | edges, M | state, GB | message passing | first, s | later, s | copies, s | later / copies "
-        "| peak, GB | edges x L / s, M | forward + backward, s | its peak, GB | generic, s | generic / later |",
-        "|---" * 15 + "|",
+        "| peak, GB | edges x L / s, M | forward + backward, s | its peak, GB | generic, s | generic / later | bfloat16 |",
+        "|---" * 16 + "|",
     ]
     for row in rows:
         lines.append("| " + " | ".join([
@@ -119,34 +192,48 @@ def table(rows) -> str:
             cell(row, "first_seconds", "{:.1f}"), cell(row, "seconds"), cell(row, "copy_seconds", "{:.3f}"),
             cell(row, "to_copy", "{:.1f}"), cell(row, "peak_gb"), f"{row['edges_per_second'] / 1e6:.0f}",
             cell(row, "backward_seconds"), cell(row, "backward_peak_gb"), cell(row, "generic_seconds", "{:.1f}"),
-            cell(row, "generic_to_tiles", "{:.0f}"),
+            cell(row, "generic_to_tiles", "{:.0f}"), cell(row, "bfloat16_error", "{:.4f}"),
         ]) + " |")  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def write(path, row):
+    """Puts a row in the place of an older one of the same network and kind, in the table and in a .jsonl file beside it."""
+    kept = path.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    rows = [other for other in rows if (other["model"], other["kind"]) != (row["model"], row["kind"])] + [row]
+    rows.sort(key=lambda row: (list(SIZES).index(row["model"]), row["kind"]))
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    versions = f"Python {platform.python_version()}, {os.cpu_count()} cores, CPU only"
+    path.write_text(HEADER.format(versions=versions) + table(rows), encoding="utf-8")
 
 
 def main():
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=[*TABLE, *FORWARD_ONLY], choices=SIZES, metavar="NAME")
+    parser.add_argument("--models", nargs="*", default=TABLE, choices=SIZES, metavar="NAME")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--generic", nargs="*", default=["ResNet56", "MobileNetV2", "ResNet50"], metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--identity", action="store_true")
     options = parser.parse_args()
-    context, rows = multiprocessing.get_context("spawn"), []
+    if options.identity:
+        from coverage import ARCHITECTURES
+
+        rows = []
+        for name in ARCHITECTURES:
+            rows.append(in_process(check_identity, name))
+            print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps({"architectures": len(rows), "unchanged": sum(row["identity"] for row in rows)}))
+        return
     for name in options.models:
         for kind in options.kinds:
-            queue = context.Queue()
-            process = context.Process(target=measure, args=(name, kind, options.repeats, name in options.generic, queue))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{name}, {kind}: the process ended with exit code {process.exitcode}.")
-            rows.append(queue.get())
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
-    if options.out:
-        versions = f"{os.cpu_count()} cores, CPU only, Python {platform.python_version()}"
-        options.out.write_text(f"<!-- made by benchmarks/metanet.py; {versions} -->\n{table(rows)}", encoding="utf-8")
+            row = in_process(measure, name, kind, options.repeats, name in options.generic)
+            row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+            print(json.dumps(row), flush=True)
+            if options.out:
+                write(options.out, row)
 
 
 if __name__ == "__main__":

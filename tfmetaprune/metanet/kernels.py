@@ -249,14 +249,15 @@ def single_tap():
     """Compiles what makes the first states of tiles whose kernels have one tap.
 
     Returns:
-      A function of (weights [rows, columns], vector of the tap [d]) that returns states [rows, d, columns].
+      A function of lists of weights [rows, columns] and of vectors of the tap [d] that returns a list of states [rows, d,
+      columns].
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(weights, vector):
-        return weights[:, tf.newaxis] * vector[:, tf.newaxis]
+    def single_tap(weights, vectors):
+        return [value[:, tf.newaxis] * vector[:, tf.newaxis] for value, vector in zip(weights, vectors)]
 
-    return run
+    return single_tap
 
 
 @functools.cache
@@ -264,11 +265,13 @@ def single_tap_change():
     """Compiles what makes the changes of a tile whose kernels have one tap.
 
     Returns:
-      A function of (decoded states [rows, d, columns], vector of the tap [d]) that returns changes [rows, columns].
+      A function of lists of decoded states [rows, d, columns] and of vectors of the tap [d] that returns a list of changes
+      [rows, columns, 1].
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(states, vector):
-        return _fold(tf.add, states * vector[:, tf.newaxis], 1)
+    def single_tap_change(states, vectors):
+        changes = [_fold(tf.add, state * vector[:, tf.newaxis], 1) for state, vector in zip(states, vectors)]
+        return [change[..., tf.newaxis] for change in changes]
 
-    return run
+    return single_tap_change

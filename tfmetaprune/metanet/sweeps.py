@@ -1,54 +1,20 @@
 """Sweeps over all tiles of a graph, forward and backward: what holds the edge states of a metanetwork's pass.
 
-A sweep reads the states of each tile, runs the compiled kernels, and puts the new states in the place of the old ones. The
-states of a stream are a list of tiles, so that nothing is copied, and each stream is a loop of its own, so that streams run
-at the same time. What a sweep does to a part of the tiles is one function, traced once for all graphs. Where the states are
-not to be kept ("recompute"), every sweep makes them anew from the weights.
+A sweep goes over one part of the tiles after the other, and in a part over all streams at the same time; what it does to a
+part is one function, traced once for all graphs. Where the states are not to be kept ("recompute"), every sweep makes them
+anew from the weights.
 
 The backward pass goes over the tiles of one sweep after the other and computes again what happens within a sweep; it needs
 the states that each sweep met: those are kept, or made anew from the weights as well.
 """
 
 import functools
-from typing import NamedTuple
 
 from tfmetaprune._keras import tf
 from tfmetaprune.metanet import kernels
 from tfmetaprune.metanet.kernels import ADVANCE, COLLECT, DECODE
-from tfmetaprune.metanet.tiles import TILES_PER_CALL, Stream, Tile, Tiles
-
-_ops = tf.raw_ops
-
-
-class Weights(NamedTuple):
-    """What the first states of tiles are made of.
-
-    Attributes:
-      flat: float32 [num_weights], all weights.
-      scale: float32 [num_blocks], root mean square of each dense block.
-      phi: float32 [num_taps, d], the vectors of the taps.
-    """
-
-    flat: tf.Tensor
-    scale: tf.Tensor
-    phi: tf.Tensor
-
-
-class Step(NamedTuple):
-    """What one sweep needs besides the states.
-
-    Attributes:
-      source, target: float32 [num_nodes, n, d], what the nodes give to the edges that leave and that reach them.
-      parameters: of `advance`.
-      decoder: (kernel, bias), or () before the last sweep.
-      psi: float32 [num_taps, d] vectors of the taps for the changed weights, times the step size; () before the last sweep.
-    """
-
-    source: tf.Tensor
-    target: tf.Tensor
-    parameters: tuple
-    decoder: tuple
-    psi: tf.Tensor | tuple
+from tfmetaprune.metanet.streams import Kind, Step, Weights, backward_stream, forward_stream, square_stream
+from tfmetaprune.metanet.tiles import Tile, Tiles
 
 
 class Sweeps:
@@ -82,13 +48,13 @@ class Sweeps:
           as in `kernels.forward`; empty if the sweep collects nothing. And a list of the changed weights of all tiles, float32
           [n] each; empty but for the last sweep.
         """
-        how = _How(self.edges, self.what(number), self._source_of_states(number), self.edge_state)
+        kind = Kind(self.edges, self.what(number), self._source_of_states(number), self.edge_state)
         earlier = [other for index, other in enumerate(self.steps) if ADVANCE in self.what(index)]
-        earlier = tf.nest.map_structure(tf.stop_gradient, earlier if how.states == "recompute" else [])
+        earlier = tf.nest.map_structure(tf.stop_gradient, earlier if kind.states == "recompute" else [])
         self.steps.append(step)
         collected, changed = [], []
         for part, tiles in enumerate(self.parts):
-            self.states[part], found, new = _run_part(how, tiles, self.states[part], self.weights, earlier, step)
+            self.states[part], found, new = _run_part(kind, tiles, self.states[part], self.weights, earlier, step)
             collected.append(found)
             changed += new
         return collected, changed
@@ -129,41 +95,21 @@ def square_sums(tiles: Tiles, flat):
     return _call(_square_sums, None, (tiles, flat), ())
 
 
-class _How(NamedTuple):
-    """What a stream does in a sweep: `edges`, `what`, where its states come from, and how they are kept."""
-
-    edges: type
-    what: frozenset
-    states: str
-    edge_state: str
-
-    @property
-    def dtype(self):
-        return tf.bfloat16 if self.edge_state == "bfloat16" else tf.float32
-
-    @property
-    def stages(self) -> list[frozenset]:
-        """What is compiled apart: XLA would compute the new states again in everything that reads them."""
-        first = {ADVANCE} if self.edges.advances_first else {ADVANCE, COLLECT}
-        stages = [self.what & first, self.what & ({COLLECT} - first), self.what & {DECODE}]
-        return [frozenset(stage) for stage in stages if stage]
-
-    @property
-    def statistics(self) -> list[str]:
-        """Names of what is collected, for sources, then for targets."""
-        kinds = ["sums", "extremes"][: 1 + self.edges.extremes] if COLLECT in self.what else []
-        return [f"{end} {kind}" for end in ("source", "target") for kind in kinds]
+def _square_sums(kind, arguments, fixed):
+    del kind, fixed
+    tiles, flat = arguments
+    return [tf.concat(sums, 0) for sums in zip(*(square_stream(tiles, stream, flat) for stream in tiles.streams))]
 
 
 _functions = {}
 
 
-def _call(function, how, arguments, fixed):
-    """Calls function(how, arguments, fixed) as a `tf.function` that is traced once for arguments of any length.
+def _call(function, kind, arguments, fixed):
+    """Calls function(kind, arguments, fixed) as a `tf.function` that is traced once for arguments of any length.
 
     Args:
       function: the function.
-      how: a `_How` or None.
+      kind: a `Kind` or None.
       arguments: nest of tensors, of any length along their first axis.
       fixed: nest of tensors of fixed shapes.
     """
@@ -174,19 +120,19 @@ def _call(function, how, arguments, fixed):
         for index, x in enumerate(flat)
     )
     structure = tf.nest.map_structure(lambda _: 0, (arguments, fixed))
-    key = function, how, specs, str(structure)
+    key = function, kind, specs, str(structure)
     if key not in _functions:
 
         def run(*flat):
-            return function(how, *tf.nest.pack_sequence_as(structure, flat))
+            return function(kind, *tf.nest.pack_sequence_as(structure, flat))
 
-        words = (how.edges.__name__, *sorted(how.what), how.states, how.edge_state) if how else ()
+        words = (kind.edges.__name__, *sorted(kind.what), kind.states, kind.edge_state) if kind else ()
         run = kernels.named(run, function.__name__.strip("_"), *words, len(_functions))
         _functions[key] = tf.function(run, input_signature=specs, autograph=False)
     return _functions[key](*flat)
 
 
-def _run_part(how: _How, tiles, states, weights, earlier, step):
+def _run_part(kind: Kind, tiles, states, weights, earlier, step):
     """Runs a sweep over one part, with a gradient for the states, phi and the step.
 
     Returns:
@@ -201,12 +147,12 @@ def _run_part(how: _How, tiles, states, weights, earlier, step):
         states, phi, given = tf.nest.pack_sequence_as(inputs, [tf.stop_gradient(x) for x in flat])  # no tape is to look inside
         arguments = tiles, states, weights._replace(phi=phi), given._replace(parameters=(), decoder=()), earlier_vectors
         fixed = given.parameters, given.decoder, earlier_fixed
-        *results, of_tiles = _call(_forward_part, how, arguments, fixed)
+        *results, of_tiles = _call(_forward_part, kind, arguments, fixed)
         structure.append(results)
 
         def gradient(*upstream):
             upstream = tf.nest.pack_sequence_as(results, upstream)
-            return tf.nest.flatten(_call(_backward_part, how, (*arguments, of_tiles, upstream), fixed))
+            return tf.nest.flatten(_call(_backward_part, kind, (*arguments, of_tiles, upstream), fixed))
 
         return tf.nest.flatten(results), gradient
 
@@ -246,7 +192,7 @@ def _column(tiles: Tiles, name):
     return tf.concat([stream.tile[:, Tile._fields.index(name)] for stream in tiles.streams], 0)
 
 
-def _forward_part(how: _How, arguments, fixed):
+def _forward_part(kind: Kind, arguments, fixed):
     """Runs a sweep over a part.
 
     Returns:
@@ -259,77 +205,19 @@ def _forward_part(how: _How, arguments, fixed):
     given, earlier = _at_tiles(tiles, step), [_at_tiles(tiles, other) for other in earlier]
     states = states or [()] * len(tiles.streams)
     found = [
-        _forward_stream(how, tiles, stream, state, weights, given, earlier) for stream, state in zip(tiles.streams, states)
+        forward_stream(kind, tiles, stream, state, weights, given, earlier) for stream, state in zip(tiles.streams, states)
     ]
     of_tiles = [tf.concat(values, 0) for values in zip(*(statistics for _, statistics, _ in found))]
     of_tiles = [of_tiles[: len(of_tiles) // 2], of_tiles[len(of_tiles) // 2 :]]
     return (
-        [state for state, _, _ in found] if DECODE not in how.what else [],
-        _at_nodes(tiles, of_tiles, tf.shape(step.source)[0]) if COLLECT in how.what else [[], []],
-        [tf.concat([changed for _, _, changed in found], 0)] if DECODE in how.what else [],
+        [state for state, _, _ in found] if DECODE not in kind.what else [],
+        _at_nodes(tiles, of_tiles, tf.shape(step.source)[0]) if COLLECT in kind.what else [[], []],
+        [tf.concat([changed for _, _, changed in found], 0)] if DECODE in kind.what else [],
         of_tiles,
     )
 
 
-def _forward_stream(how: _How, tiles: Tiles, stream: Stream, states, weights, step, earlier):
-    """Runs a sweep over one stream: new states, statistics as `how` names them, changed weights."""
-    num_tiles, (rows, columns), hidden = tf.shape(stream.tile)[0], tiles.shape, weights.phi.shape[1]
-    shapes = {"source": [2, rows, hidden], "target": [2, hidden, columns]}
-    keeps, made = how.edge_state != "recompute" and DECODE not in how.what, {}
-    if keeps:
-        made["states"] = states if how.states == "list" else _reserve(num_tiles, [rows, hidden, columns], how.dtype)
-    for name in how.statistics:
-        made[name] = _reserve(num_tiles, shapes[name.split()[0]], tf.float32)
-    if DECODE in how.what:
-        made["changed"] = _reserve(num_tiles, [rows, -1], tf.float32)
-
-    def body(first, made):
-        made = dict(made)
-        calls = _calls(how, tiles, stream, first, made.get("states", states), weights, earlier, step)
-        now, *ends = zip(*(call[1:] for call in calls))
-        for what in how.stages:
-            dtype = how.dtype if what == how.stages[-1] else tf.float32
-            found = kernels.forward(how.edges, what, dtype)(
-                now, *ends, step.parameters if ADVANCE in what else (), step.decoder if DECODE in what else ()
-            )
-            if what != {COLLECT}:
-                now = [values.pop(0) for values in found]
-            if COLLECT in what:
-                for index, values in enumerate(found):
-                    for name, value in zip(how.statistics, values, strict=True):
-                        made[name] = _set(made[name], first + index, value)
-        for index, ((tile, *_), state) in enumerate(zip(calls, now)):
-            if keeps:
-                made["states"] = _set(made["states"], first + index, tf.cast(state, how.dtype))
-            if DECODE in how.what:
-                change = tf.gather(weights.scale, tile.block) * _to_weights(_vectors_of(step.psi, tile), state)
-                changed = tf.reshape(_read(tile, weights.flat, tiles.shape) + change, [rows, -1])
-                made["changed"] = _set(made["changed"], first + index, changed)
-        return made
-
-    made = _loop(num_tiles, body, made, TILES_PER_CALL)
-    statistics = [_stack(made[name], shapes[name.split()[0]]) for name in how.statistics]
-    changed = _join_strips(tiles, stream, made["changed"]) if DECODE in how.what else ()
-    return made["states"] if keeps else tf.zeros([]), statistics, changed
-
-
-def _join_strips(tiles: Tiles, stream: Stream, items):
-    """Puts a list of tiles [rows, columns * T] together again: the weights of a stream, float32 [n]."""
-    num_strips, rows = tf.shape(stream.strip)[0], tiles.shape[0]
-
-    def body(index, made):
-        first, count, num_rows, row_size = tf.unstack(tf.gather(stream.strip, index))
-        found = _ops.TensorListGather(
-            input_handle=items, indices=first + tf.range(count), element_shape=[rows, -1], element_dtype=tf.float32
-        )
-        strip = tf.reshape(tf.transpose(found, (1, 0, 2)), [rows, -1])[:num_rows, :row_size]
-        return _set(made, index, tf.reshape(strip, [-1]))
-
-    made = _loop(num_strips, body, _reserve(num_strips, [-1], tf.float32))
-    return _ops.TensorListConcatV2(input_handle=made, element_shape=[-1], leading_dims=[], element_dtype=tf.float32)[0]
-
-
-def _backward_part(how: _How, arguments, fixed):
+def _backward_part(kind: Kind, arguments, fixed):
     """Goes back over a sweep of a part.
 
     Returns:
@@ -350,7 +238,7 @@ def _backward_part(how: _How, arguments, fixed):
     for number, stream in enumerate(tiles.streams):
         state, upstream = (of[number] if of else () for of in (states, of_states))
         upstreams = upstream, of_streams[number], of_changed
-        found.append(_backward_stream(how, tiles, stream, state, weights, given, earlier, *upstreams, begin))
+        found.append(backward_stream(kind, tiles, stream, state, weights, given, earlier, *upstreams, begin))
     of_states, of_phi, of_ends, of_values = zip(*found)
     of_ends = [
         tf.math.unsorted_segment_sum(
@@ -363,161 +251,6 @@ def _backward_part(how: _How, arguments, fixed):
         for of, order, nodes in zip(of_ends, ((0, 2, 1, 3), (0, 3, 1, 2)), tiles[:2])
     )
     values, count = list(map(tf.add_n, zip(*of_values))), len(step.parameters)
-    psi = values.pop() if DECODE in how.what else ()
+    psi = values.pop() if DECODE in kind.what else ()
     of_step = Step(source, target, values[:count], values[count:], psi)
     return of_states if states else (), tf.add_n(of_phi), of_step
-
-
-def _backward_stream(how, tiles, stream, states, weights, step, earlier, of_states, of_statistics, of_changed, begin):
-    """Goes back over a sweep of one stream: gradients of the states, of phi, of the vectors of both ends for each tile, and of
-    parameters, decoder and psi in a list."""
-    num_tiles, (rows, columns), hidden = tf.shape(stream.tile)[0], tiles.shape, weights.phi.shape[1]
-    num_vectors, is_first = step.source.shape[1], how.states == "weights"
-    shapes = {"source": [num_vectors, rows, hidden], "target": [num_vectors, hidden, columns]}
-    made = {name: _reserve(num_tiles, shape, tf.float32) for name, shape in shapes.items()}
-    made["values"] = tf.nest.map_structure(tf.zeros_like, [*step.parameters, *step.decoder])
-    if is_first:
-        made["phi"] = tf.zeros_like(weights.phi)
-    else:
-        made["states"] = _reserve(num_tiles, [rows, hidden, columns], tf.float32)
-    if DECODE in how.what:
-        made["psi"] = tf.zeros_like(step.psi)
-
-    def body(first, made):
-        made, calls = dict(made), _calls(how, tiles, stream, first, states, weights, earlier, step)
-        upstreams, of_weights = [], []
-        for index, (tile, *_) in enumerate(calls):
-            if DECODE in how.what:
-                here = tile._replace(first=tile.first - begin)
-                of_weights.append(_read(here, of_changed[0], tiles.shape) * tf.gather(weights.scale, tile.block))
-                upstreams.append([_to_states(_vectors_of(step.psi, tile), of_weights[-1])])
-            else:
-                upstreams.append([_get(of_states, first + index, [rows, hidden, columns], tf.float32)])
-            upstreams[-1] += [tf.gather(of, first + index) for of in of_statistics]
-        arguments = zip(*(call[1:] for call in calls))
-        found, values, decoded = kernels.backward(how.edges, how.what)(*arguments, step.parameters, step.decoder, upstreams)
-        made["values"] = tf.nest.map_structure(tf.add, made["values"], values)
-        for index, ((tile, *_), ends) in enumerate(zip(calls, found)):
-            for end, of in zip(shapes, ends[1:], strict=True):
-                made[end] = _set(made[end], first + index, of)
-            if is_first:
-                made["phi"] = _add_vectors(made["phi"], tile, _tile_weights(tile, weights, tiles.shape), ends[0])
-            else:
-                made["states"] = _set(made["states"], first + index, ends[0])
-            if DECODE in how.what:
-                made["psi"] = _add_vectors(made["psi"], tile, of_weights[index], decoded[index][0])
-        return made
-
-    made = _loop(num_tiles, body, made, TILES_PER_CALL)
-    of_ends = [_stack(made[end], shape) for end, shape in shapes.items()]
-    of_phi, psi = made.get("phi", tf.zeros_like(weights.phi)), [made["psi"]] if "psi" in made else []
-    return made.get("states", ()), of_phi, of_ends, [*made["values"], *psi]
-
-
-def _square_sums(how, arguments, fixed):
-    tiles, flat = arguments
-    ends = dict(zip(("source", "target"), tiles.shape))
-    found = []
-    for stream in tiles.streams:
-        num_tiles = tf.shape(stream.tile)[0]
-
-        def body(index, made, stream=stream):
-            squares = tf.reduce_sum(tf.square(_read(Tile(*tf.unstack(stream.tile[index])), flat, tiles.shape)), 2)
-            sums = zip(made, (tf.reduce_sum(squares, 1), tf.reduce_sum(squares, 0)))
-            return {name: _set(made[name], index, value) for name, value in sums}
-
-        made = _loop(num_tiles, body, {end: _reserve(num_tiles, [size], tf.float32) for end, size in ends.items()})
-        found.append([_stack(made[end], [size]) for end, size in ends.items()])
-    return [tf.concat(values, 0) for values in zip(*found)]
-
-
-def _loop(count, body, made, stride=1):
-    """Runs body(index, made) for each index, or each `stride`-th; one at a time, so that lists are changed in place."""
-    return tf.while_loop(
-        lambda index, _: index < count, lambda index, made: (index + stride, body(index, made)), (0, made), parallel_iterations=1
-    )[1]
-
-
-def _calls(how: _How, tiles: Tiles, stream: Stream, first, states, weights: Weights, earlier, step: Step):
-    """What is given to one call of a kernel: for each tile from `first` on (tile, states, source, target, size)."""
-    calls = []
-    for offset, row in enumerate(tf.unstack(stream.tile[first : first + TILES_PER_CALL], TILES_PER_CALL)):
-        tile = Tile(*tf.unstack(row))
-        state = _state(how, tile, tiles.shape, first + offset, states, weights, earlier)
-        calls.append((tile, state, *_ends(step, tile), (tile.num_rows, tile.num_columns)))
-    return calls
-
-
-def _ends(step: Step, tile: Tile):
-    return tf.gather(step.source, tile.strip), tf.gather(step.target, tile.chunk)
-
-
-def _state(how: _How, tile: Tile, shape, index, states, weights: Weights, earlier):
-    """The states of a tile as a sweep meets them."""
-    if how.states == "list":
-        return _get(states, index, [shape[0], weights.phi.shape[1], shape[1]], how.dtype)
-    e = _to_states(_vectors_of(weights.phi, tile), _tile_weights(tile, weights, shape))
-    for step in earlier:
-        arguments = e, *_ends(step, tile), (tile.num_rows, tile.num_columns)
-        ((e,),) = kernels.forward(how.edges, frozenset([ADVANCE]))(*([value] for value in arguments), step.parameters, ())
-    return e
-
-
-def _tile_weights(tile: Tile, weights: Weights, shape):
-    """The weights of a tile, [rows, columns, T], relative to their block."""
-    return _read(tile, weights.flat, shape) / tf.gather(weights.scale, tile.block)
-
-
-def _read(tile: Tile, flat, shape):
-    """Reads the weights of a tile, [rows, columns, T]; zeros fill it up."""
-    strip = tf.reshape(tf.slice(flat, [tile.first], [tile.num_rows * tile.row_size]), [tile.num_rows, tile.row_size])
-    part = tf.slice(strip, [0, tile.before], [tile.num_rows, tile.num_columns * tile.num_taps])
-    part = tf.pad(part, [[0, shape[0] - tile.num_rows], [0, (shape[1] - tile.num_columns) * tile.num_taps]])
-    return tf.reshape(part, [*shape, tile.num_taps])
-
-
-def _vectors_of(vectors, tile: Tile):
-    """The vectors [T, d] of the taps of a tile."""
-    return tf.slice(vectors, [tile.first_tap, 0], [tile.num_taps, vectors.shape[1]])
-
-
-def _to_states(vectors, values):
-    """Sums values [rows, columns, T] times vectors [T, d] over the taps: [rows, d, columns]."""
-    return tf.cond(
-        tf.shape(values)[2] == 1,
-        lambda: kernels.single_tap()(values[..., 0], vectors[0]),
-        lambda: tf.matmul(vectors, values, transpose_a=True, transpose_b=True),
-    )
-
-
-def _to_weights(vectors, states):
-    """Multiplies states [rows, d, columns] with vectors [T, d]: [rows, columns, T]."""
-    return tf.cond(
-        tf.shape(vectors)[0] == 1,
-        lambda: kernels.single_tap_change()(states, vectors[0])[..., tf.newaxis],
-        lambda: tf.matmul(states, vectors, transpose_a=True, transpose_b=True),
-    )
-
-
-def _add_vectors(total, tile: Tile, values, states):
-    """Adds the gradient of the vectors in `_to_states` to that of all taps, given that of the states."""
-    of_vectors = tf.transpose(tf.reduce_sum(tf.matmul(states, values), 0))
-    return tf.tensor_scatter_nd_add(total, (tile.first_tap + tf.range(tile.num_taps))[:, tf.newaxis], of_vectors)
-
-
-def _reserve(size, shape, dtype):
-    return _ops.TensorListReserve(element_shape=list(shape), num_elements=size, element_dtype=dtype)
-
-
-def _get(items, index, shape, dtype):
-    return _ops.TensorListGetItem(input_handle=items, index=index, element_shape=shape, element_dtype=dtype)
-
-
-def _set(items, index, item):
-    return _ops.TensorListSetItem(input_handle=items, index=index, item=item)
-
-
-def _stack(items, shape):
-    return _ops.TensorListStack(
-        input_handle=items, element_shape=list(shape), element_dtype=tf.float32, num_elements=-1
-    )
