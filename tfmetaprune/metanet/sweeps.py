@@ -44,9 +44,9 @@ class Sweeps:
         """Runs a sweep, the next one.
 
         Returns:
-          For each part a pair of lists, for sources and for targets, of the statistics at each node, float32 [num_nodes, 2, d]
-          as in `kernels.forward`; empty if the sweep collects nothing. And a list of the changed weights of all tiles, float32
-          [n] each; empty but for the last sweep.
+          A list, empty for a graph without tiles, of a pair of lists, for sources and for targets, of the statistics at each node,
+          float32 [num_nodes, 2, d] as in `kernels.forward`; these are empty if the sweep collects nothing. And a list of the
+          changed weights of all tiles, float32 [n] each; empty but for the last sweep.
         """
         kind = Kind(self.edges, self.what(number), self._source_of_states(number), self.edge_state)
         earlier = [other for index, other in enumerate(self.steps) if ADVANCE in self.what(index)]
@@ -55,7 +55,7 @@ class Sweeps:
         collected, changed = [], []
         for part, tiles in enumerate(self.parts):
             self.states[part], found, new = _run_part(kind, tiles, self.states[part], self.weights, earlier, step)
-            collected.append(found)
+            collected = [[add_statistics(pair) for pair in zip(collected[0], found)] if collected else found]
             changed += new
         return collected, changed
 
