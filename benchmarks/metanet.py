@@ -32,7 +32,9 @@ SIZES = {
 TABLE = ("ResNet56", "VGG19", "MobileNetV2", "ResNet50", "ConvNeXtTiny", "ViT-B/16")
 HEADER = """# Speed and memory of the metanetwork
 
-Made by `python benchmarks/metanet.py --out docs/metanet_speed.md`. {versions}, a shared machine.
+Made by `python benchmarks/metanet.py --out docs/metanet_speed.md`. {versions}, a shared machine. Rows are measured
+one by one and kept in the file `.jsonl` beside; other work on the machine at that time makes seconds larger, and a long copy
+column shows it.
 
 *State*: the edge states in float32, edges x d x 4 bytes. *First*: the first pass of a process, tracing and compiling included;
 *later*: the median of those that follow. *Copies*: copying the edge states once for each of the L layers by one thread, measured
