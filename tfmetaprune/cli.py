@@ -74,8 +74,14 @@ def prune(
     metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
+    method: Annotated[
+        str, typer.Option(help="structured, unstructured, N:M, block, structured+unstructured or xnnpack.")
+    ] = "structured",
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8")] = None,
+    block_shape: Annotated[str, typer.Option(help="Outputs x inputs of a block, for --method block.")] = "1x4",
 ):
     """Prunes a model and fine-tunes what is left."""
+    block_shape = _numbers(block_shape)
     keras_model = _load_model(model)
     with _quiet():
         from tfmetaprune import pipeline
@@ -88,6 +94,7 @@ def prune(
             keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
             metanetwork=None if metanetwork.lower() == "none" else metanetwork,
             finetune="default" if epochs is None else epochs or None, seed=seed,
+            method=method, sparsity=sparsity, block_shape=block_shape,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
@@ -96,12 +103,26 @@ def prune(
     titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "finetuned": "fine-tuned"}
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
-    title = f"{model.name}: {result.plan.speedup:.2f} times fewer MACs (accuracy on the validation split of {data})"
+    done = [] if report["speedup"]["target"] is None else [f"{report['speedup']['reached']:.2f} times fewer MACs"]
+    if "sparsity" in report:
+        done.append(f"{report['sparsity']['reached']:.1%} of {len(report['sparsity']['layers'])} layers' weights are zero")
+    title = f"{model.name}: {', '.join(done)} (accuracy on the validation split of {data})"
     console = Console()
     console.print(comparison_table(title, rows))
+    for layer, reason in report.get("sparsity", {}).get("dense", {}).items():
+        if reason != "it has no kernel":
+            console.print(f"Layer {layer!r} stays dense: {reason}.", markup=False)
     for layer in report["unknown_layers"]:
         console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
     console.print(f"Model, plan and report are in {out}", soft_wrap=True)
+
+
+def _numbers(text) -> tuple[int, ...]:
+    """Reads "1x4" or "1,4"."""
+    try:
+        return tuple(int(number) for number in text.replace("x", ",").split(","))
+    except ValueError:
+        raise ArgumentError(f"--block-shape: expected outputs x inputs such as 1x4, got {text!r}. Use 1x4.") from None
 
 
 @app.command("inspect")

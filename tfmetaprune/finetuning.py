@@ -23,7 +23,7 @@ def own_losses(model):
 
 
 def finetune_model(
-    model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE
+    model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE, prepare=None
 ) -> dict:
     """Trains a model in place with Adam and a cosine schedule to zero; its own compile state stays as it is.
 
@@ -34,6 +34,8 @@ def finetune_model(
       losses: of `own_losses`; without a loss one that fits the outputs and labels is used.
       epochs: passes over `train`.
       learning_rate: of the first step.
+      prepare: a callable(number of steps) -> (class or function that makes the trained model of inputs and outputs, in place
+        of `keras.Model`; callbacks), for what has to run along.
 
     Returns:
       Metric name -> values per epoch.
@@ -48,11 +50,12 @@ def finetune_model(
     if not num_batches:
         raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
-    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule))
+    make, callbacks = (keras.Model, ()) if prepare is None else prepare(epochs * num_batches)
+    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule), make)
     validation = validation if validation is not None and is_labelled(validation) else None
     with progress_bar("Fine-tuning", epochs) as advance:
         bar = keras.callbacks.LambdaCallback(on_epoch_end=advance)
-        history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=[bar]).history
+        history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=[*callbacks, bar]).history
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
@@ -84,12 +87,12 @@ def is_labelled(dataset) -> bool:
     return len(dataset.element_spec) > 1
 
 
-def _compiled_view(model, dataset, losses, optimizer="sgd"):
+def _compiled_view(model, dataset, losses, optimizer="sgd", make=keras.Model):
     """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
     loss, loss_weights = losses
     loss = _usual_loss(model, dataset) if loss is None else _for_labels(loss, dataset)
     single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
-    view = keras.Model(model.input, model.output)
+    view = make(model.input, model.output)
     metrics = ["accuracy"] if _is_classification(single) else None
     view.compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics)
     return view

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect as inspect_module
 import math
 import numbers
 import random
@@ -29,6 +30,7 @@ from tfmetaprune.pruning import (
     reestimate_bn,
     replace_weights,
 )
+from tfmetaprune.pruning.sparse import SparsePlan, SparseSteps, sparse_method
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace, trace_model
 
@@ -41,14 +43,14 @@ class PruneResult:
 
     Attributes:
       model: the smaller model, a plain model of the caller's own Keras.
-      plan: which channels went, a `PruningPlan`.
+      plan: which channels went, a `PruningPlan`; a `SparsePlan` where none went but weights became zero.
       report: what happened, a dict that `json.dumps` accepts: MACs, parameters, loss and accuracy after each step,
         the width of every group, what had to stay and why.
       history: metric name -> values per epoch of the fine-tuning, or what a callable `finetune` returned; None without.
     """
 
     model: Any
-    plan: PruningPlan
+    plan: PruningPlan | SparsePlan
     report: dict
     history: Any
 
@@ -84,8 +86,9 @@ class Inspection:
 def prune(
     model, train_data=None, *, validation_data=None, speedup=2.0, method="structured", criterion="group_l2",
     metanetwork="default", finetune="default", repair="bn", seed=0,
+    sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
 ) -> PruneResult:  # fmt: skip
-    """Makes a trained network smaller: whole channels go, the rest is repaired and fine-tuned.
+    """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
 
     The model that is passed in is never modified. Everything random follows `seed`: `random` and `numpy.random` are set
     to it meanwhile and get their state back; TensorFlow's global seed can be set but not read, and stays at `seed`.
@@ -95,16 +98,30 @@ def prune(
       train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used by the metanetwork
         and the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
       validation_data: the same; the report holds the loss and accuracy on it after each step. Chooses nothing.
-      speedup: the MACs ratio to reach, at least 1.
-      method: "structured" (whole channels).
+      speedup: the MACs ratio to reach, at least 1; of methods that remove channels.
+      method: "structured" (whole channels); or zeros in place of weights, found by magnitude and set by TF-MOT's wrappers:
+        "unstructured" (single weights), "N:M" such as "2:4" (N of every M weights in a row along the input axis stay), "block"
+        (blocks of `block_shape`), "xnnpack" (the 1x1 convolutions of models that TF-MOT's policy for XNNPACK accepts);
+        or "structured+unstructured", one after the other. Layers that stay dense are named in the report, with why.
       criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
-      metanetwork: the name of a shipped metanetwork ("default" is "digits"), the path of another, a `MetaNetwork` or
-        another function of graphs (docs/own_metanetwork.md), or None.
+      metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
+        (docs/own_metanetwork.md), or None. "default" is the one shipped for the method, if there is one: "digits" for channels,
+        none for zeros. With zeros, magnitudes are those of the weights it makes.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
-        gets the data as they were passed in, or None.
+        gets the data as they were passed in, or None. Zeros stay zero, bit for bit: in the default fine-tuning TF-MOT's wrappers
+        mask them in every step; a callable gets a plain model with the zeros in it, whose variables have constraints
+        meanwhile, so that every optimizer of Keras keeps them, and what else it may have done to them is undone afterwards.
       repair: "bn" (the statistics of BatchNormalization are estimated again after pruning) or None.
       seed: of everything random, 0 <= seed < 2**32.
+      sparsity: share in [0, 1) of the weights that become zero, 0.8 if None; not for "structured" and N:M.
+      block_shape: (outputs, inputs) of "block": (1, 4) are four weights in a row along the input axis of one output.
+      scope: "global" (one magnitude threshold over all layers tells how sparse each becomes; each keeps at least a tenth of what
+        it would keep otherwise) or "layer" (all become equally sparse). N:M is the same in each.
+      schedule: when weights become zero: "polynomial" (more and more during the default fine-tuning, up to two thirds of its
+        steps, masks chosen again meanwhile), "constant" (all in the first step, chosen again likewise), "one_shot" (before the
+        fine-tuning). With N:M, with a callable and without fine-tuning it is always "one_shot". Where zeros come during the
+        fine-tuning, the report holds no accuracy between, and the repair follows the fine-tuning.
 
     Returns:
       A `PruneResult`. Its model is compiled as the caller's was, with a fresh optimizer; a callable `finetune` may
@@ -117,7 +134,13 @@ def prune(
       MetaNetworkError: the metanetwork is unknown, unreadable, or of another graph schema.
       NothingToPruneError: no channel can go, or the speed-up is out of reach.
     """
-    _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed)
+    _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
+    sparse = sparse_method(method, sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule)
+    drops_channels = sparse is None or sparse.is_structured
+    if not drops_channels:
+        _refuse_unused(method, speedup=speedup, criterion=criterion)
+        if isinstance(metanetwork, str) and metanetwork == "default":
+            metanetwork = None  # none is shipped for zeros
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
@@ -139,44 +162,57 @@ def prune(
         original = cost(trace)
         steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
-        small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
-        left = cost(trace, plan.keep)
-        steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **evaluate(small)}
-        if repair == "bn":
+        zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
+        if drops_channels:
+            small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
+        else:
+            small, plan = replace_weights(model, rewritten.weights or {}), None
+        small = zeros.begin(small)
+        left = original if plan is None else cost(trace, plan.keep)
+        untouched = plan is None and zeros.grows
+        steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **({} if untouched else evaluate(small))}
+        if repair == "bn" and not untouched:
             with progress_bar("Estimating BatchNormalization statistics"):
                 small = reestimate_bn(small, train)
             steps["repaired"] = evaluate(small)
         history = None
         if callable(finetune):
             result = back(small)
-            history = finetune(result, train_data, validation_data)
+            with zeros.holding(result, small, back):
+                history = finetune(result, train_data, validation_data)
             history = getattr(history, "history", history)
             small = carry(result)[0]
         else:
             if finetune is not None:
                 epochs = DEFAULT_EPOCHS if finetune == "default" else finetune
-                history = finetune_model(small, train, validation, losses=losses, epochs=epochs)
+                history = finetune_model(
+                    small, train, validation, losses=losses, epochs=epochs, prepare=zeros.training(small)
+                )  # fmt: skip
+                zeros.end_training()
+                if repair == "bn" and zeros.grows:
+                    small = reestimate_bn(small, train)
             result = back(small)
         if finetune is not None:
             steps["finetuned"] = evaluate(small)
     report = {
         "tfmetaprune": tfmetaprune.__version__,
         "method": method,
-        "criterion": criterion if isinstance(criterion, str) else _name(criterion),
+        "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
         "repair": repair,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "seed": int(seed),
-        "speedup": {"target": float(speedup), "reached": plan.speedup},
+        "speedup": {"target": float(speedup), "reached": plan.speedup} if plan else {"target": None, "reached": 1.0},
         **steps,
+        **zeros.report(small, model),
         "widths": {
             group.name: {"before": group.size, "after": int(np.count_nonzero(plan.keep[group.units]))}
-            for group in plan.groups
+            for group in (plan.groups if plan else ())
         },
         "frozen": _frozen(trace),
         "unknown_layers": _unknown_layers(trace),
     }
-    return PruneResult(result, plan, report, history)
+    return PruneResult(result, zeros.plan if plan is None else plan, report, history)
 
 
 def encode(model):
@@ -342,12 +378,10 @@ def _name(function) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed):
+def _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
     is_number = isinstance(speedup, numbers.Real) and not isinstance(speedup, bool)
     if not is_number or not math.isfinite(speedup) or speedup < 1:
         raise ArgumentError(f"prune: expected speedup to be a number >= 1, got {speedup!r}. Try 2.0.")
-    if method != "structured":
-        raise ArgumentError(f"prune: expected method='structured', got {method!r}. Use that one.")
     if not callable(criterion) and criterion not in CRITERIA:
         raise ArgumentError(
             f"prune: expected criterion to be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}. "
@@ -370,6 +404,17 @@ def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, 
         raise ArgumentError(f"prune: expected repair to be 'bn' or None, got {repair!r}. Use None to leave it out.")
     if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
+
+
+def _refuse_unused(method, **options):
+    """Raises ArgumentError if an option that a method has no use for is not what it is by default."""
+    for name, value in options.items():
+        default = inspect_module.signature(prune).parameters[name].default
+        if callable(value) or value != default:
+            raise ArgumentError(
+                f"prune: expected no {name} with method={method!r}, which keeps all channels, got {value!r}. "
+                f"Use sparsity, or method='structured+unstructured' for both."
+            )
 
 
 def _check_train_data(train_data, criterion, metanetwork, finetune, repair):
