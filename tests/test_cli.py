@@ -142,10 +142,11 @@ def test_meta_train_passes_its_options_on_and_prints_the_card(monkeypatch, tmp_p
 
     monkeypatch.setattr(command, "meta_train", meta_train)
     spread = ("--batches-per-step", 4, "--models-per-step", 2, "--strategy", "mirrored")
-    printed = run("meta-train", "--out", tmp_path, "--steps", 5, "--seed", 1, "--num-models", 3, *spread, "--resume").stdout
-    options = {"steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2, "strategy": "mirrored"}
-    assert called == [(tmp_path, {**options, "resume": True})]
-    assert "90.0 ±1.0" in printed and "digits.keras" in printed
+    which = ("--objective", "sparse", "--steps", 5, "--seed", 1, "--num-models", 3)
+    printed = run("meta-train", "--out", tmp_path, *which, *spread, "--resume").stdout
+    options = {"objective": "sparse", "steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2}
+    assert called == [(tmp_path, {**options, "strategy": "mirrored", "resume": True})]
+    assert "90.0 ±1.0" in printed and "4x" in printed
 
 
 def _bad_inputs(folder, model):

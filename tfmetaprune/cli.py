@@ -180,6 +180,7 @@ def meta_train(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
         "runs/digits"
     ),
+    objective: Annotated[str, typer.Option(help="structured, unstructured, n:m, sparse, published_sparse.")] = "structured",
     steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 3000,
     seed: Seed = 0,
     num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,
@@ -195,14 +196,14 @@ def meta_train(
         from tfmetaprune.report.tables import curve_table
     with stage_progress() as progress:
         card = command.meta_train(
-            out, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
+            out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
             models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress,
         )  # fmt: skip
     if card is None:
         Console().print("This worker is done; the chief has written the results.")
         return
     Console().print(curve_table(card["measured"]))
-    Console().print(f"Written to {out}: digits.keras and its card digits.json", soft_wrap=True)
+    Console().print(f"Written to {out}: the metanetwork and its card", soft_wrap=True)
 
 
 def _load_model(path):

@@ -167,7 +167,7 @@ def prune(
             small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
         else:
             small, plan = replace_weights(model, rewritten.weights or {}), None
-        small = zeros.begin(small)
+        small = zeros.begin(small, None if drops_channels else rewritten.score)
         left = original if plan is None else cost(trace, plan.keep)
         untouched = plan is None and zeros.grows
         steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **({} if untouched else evaluate(small))}

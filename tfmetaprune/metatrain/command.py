@@ -9,9 +9,10 @@ import numpy as np
 
 from tfmetaprune._keras import keras
 from tfmetaprune.data import load
-from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, save_metanetwork
+from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork, save_metanetwork
 from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
 from tfmetaprune.metatrain.evaluate import pruning_curve
+from tfmetaprune.metatrain.evaluate_sparse import sparsity_curve
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import WIDTHS, dataset_arrays, logged_seconds, make_zoo
 
@@ -20,13 +21,15 @@ HELD_OUT_SEED = 1000  # data models with this seed and above are never trained o
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "numpy")
 
 
-def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, batches_per_step=1, models_per_step=1,
-               strategy="none", resume=False, progress=None):  # fmt: skip
+def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, batches_per_step=1,
+               models_per_step=1, strategy="none", resume=False, progress=None):  # fmt: skip
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:
-      out: folder for the data models, the checkpoints, `digits.keras` and its card `digits.json`; with several workers, a
-        folder that all of them see.
+      out: folder for the data models, the checkpoints, the metanetwork and its card, NAME.keras and NAME.json, where the name is
+        "digits", with "_" and the objective behind it if that is another than "structured"; with several workers, a folder
+        that all of them see.
+      objective: a name of `trainer.OBJECTIVES`.
       steps: meta-steps.
       seed: of the metanetwork and of every choice in its training.
       num_models: data models to train on.
@@ -41,6 +44,9 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
     Returns:
       The card, a JSON-able dict; None on workers other than the chief, which trains the data models, judges and writes.
     """
+    settings = MetaTraining(
+        steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step
+    )
     strategy = make_strategy(strategy)  # before anything else: workers have to meet before TensorFlow runs operations
     chief = is_chief(strategy)
     out = pathlib.Path(out)
@@ -62,7 +68,6 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
     keras.utils.set_random_seed(seed)
     with strategy.scope():
         metanet = MetaNetwork(MetaNetConfig())
-    settings = MetaTraining(steps, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step)
     train = load("digits", batch_size=BATCH_SIZE).train  # anew: its order depends on how often it has been read
     trainer = MetaTrainer(metanet, models, train, settings, out, strategy)
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, steps))
@@ -72,12 +77,15 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
 
     x, y = dataset_arrays(splits.test)
     judged = iter(range(1, num_held_out + 1))
-    curve = pruning_curve(
-        held_out, splits.train, x, y, metanet=metanet, training_models=models,
-        progress=lambda _: report("held-out nets", next(judged), num_held_out),
-    )  # fmt: skip
+    tick = lambda _: report("held-out nets", next(judged), num_held_out)  # noqa: E731
+    if objective == "structured":
+        curve = pruning_curve(held_out, splits.train, x, y, metanet=metanet, training_models=models, progress=tick)
+    else:
+        others = {"metanetwork": metanet, "digits": load_metanetwork("digits")}
+        curve = sparsity_curve(held_out, splits.train, x, y, metanets=others, progress=tick)
+    name = "digits" if objective == "structured" else f"digits_{objective.replace(':', '_of_')}"
     card = {
-        "command": f"tfmetaprune meta-train --steps {steps} --seed {seed} --num-models {num_models} "
+        "command": f"tfmetaprune meta-train --objective {objective} --steps {steps} --seed {seed} --num-models {num_models} "
         f"--batches-per-step {batches_per_step} --models-per-step {models_per_step} --out DIR",
         "data": {"name": "digits", "examples": splits.num_examples},
         "data_models": {
@@ -97,6 +105,6 @@ def meta_train(out, *, steps=3000, seed=0, num_models=12, num_held_out=5, epochs
             **curve.summary(),
         },
     }  # fmt: skip
-    save_metanetwork(metanet, out / "digits.keras", card)
+    save_metanetwork(metanet, out / f"{name}.keras", card)
     gather(strategy, 0)
     return card

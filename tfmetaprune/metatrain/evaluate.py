@@ -23,30 +23,34 @@ BASELINES = ("group_l2", "group_l2_one_shot", "group_l2_max", "fisher", "random"
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Accuracies of several methods on several models.
+    """Accuracies of several ways to choose on several models.
 
     Attributes:
-      speedups: the MACs ratios aimed at.
-      accuracy: method -> one row a model, one column a speed-up; in [0, 1].
+      columns: what was aimed at: MACs ratios, or methods that zero weights.
+      accuracy: way to choose -> one row a model, one entry a column; in [0, 1].
       unpruned: accuracy of each model as it was.
+      axis: what the columns are, for the summary.
+      baselines: the ways that the metanetwork is compared with.
     """
 
-    speedups: tuple[float, ...]
+    columns: tuple
     accuracy: dict[str, list[list[float]]]
     unpruned: list[float]
+    axis: str = "speedups"
+    baselines: tuple[str, ...] = BASELINES
 
     def summary(self) -> dict:
         """Mean, standard deviation over the models, and the paired difference to the best criterion, JSON-able."""
         values = {method: np.array(rows) for method, rows in self.accuracy.items()}
         means = {method: rows.mean(0) for method, rows in values.items()}
         result = {
-            "speedups": list(self.speedups), "num_models": len(self.unpruned),
+            self.axis: list(self.columns), "num_models": len(self.unpruned),
             "unpruned": {"mean": float(np.mean(self.unpruned)), "std": float(np.std(self.unpruned, ddof=1))},
             "mean": {method: mean.round(4).tolist() for method, mean in means.items()},
             "std": {method: rows.std(0, ddof=1).round(4).tolist() for method, rows in values.items()},
         }  # fmt: skip
         if "metanetwork" in values:
-            criteria = [method for method in BASELINES if method in means]
+            criteria = [method for method in self.baselines if method in means]
             best = [criteria[i] for i in np.argmax([means[method] for method in criteria], 0)]
             difference = np.stack([values["metanetwork"][:, k] - values[b][:, k] for k, b in enumerate(best)], 1)
             result["best_criterion"] = best

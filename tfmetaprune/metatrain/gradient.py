@@ -13,7 +13,7 @@ class MetaGradient:
 
     Args:
       metanet: the `MetaNetwork`.
-      objective: the `PruneAwareObjective` of the architecture.
+      objective: the `Objective` of the architecture.
     """
 
     def __init__(self, metanet, objective):
@@ -22,30 +22,30 @@ class MetaGradient:
         self._add_batch = tf.function(self._totals_with_batch, autograph=False, reduce_retracing=True)
         self._pull_back = tf.function(self._gradient_of_decode, autograph=False)
 
-    def __call__(self, graph, original, batches, speedup, noise):
+    def __call__(self, graph, original, batches, target, noise):
         """Computes the mean loss over the batches and its gradient.
 
         Args:
           graph: the data model as raw tensors, as `graph_arrays` makes them.
           original: the data model's own weights, (layer path, weight name) -> tensor; {} where there is no distillation.
           batches: iterable of (images [batch, ...], int labels [batch]), at least one.
-          speedup: scalar, the target of the mask.
+          target: scalar of the objective's `draw_target`.
           noise: float32 [num_units], standard normal.
 
         Returns:
           The loss, a scalar, and the gradients for `metanet.trainable_variables`, a list.
         """
-        speedup, noise = tf.constant(speedup, tf.float32), tf.constant(noise, tf.float32)
+        target, noise = tf.constant(target, tf.float32), tf.constant(noise, tf.float32)
         inputs = (graph[name] for name in ("parameters", "present", "statistics", "frozen", "weights"))
         with tf.GradientTape() as tape:
             generated = self.metanet.transform(*inputs, self.objective.layout)
-        network = self._decode(generated, speedup, noise)
+        network = self._decode(generated, target, noise)
         totals, count = tf.nest.map_structure(tf.zeros_like, (tf.zeros([]), network)), 0
         for x, y in batches:
             totals = self._add_batch(totals, network, tf.constant(x), tf.constant(y), original)
             count += 1
         loss, gradient = totals
-        gradient = self._pull_back(generated, speedup, noise, gradient, tf.constant(count, tf.float32))
+        gradient = self._pull_back(generated, target, noise, gradient, tf.constant(count, tf.float32))
         gradients = tape.gradient(
             tf.nest.flatten(generated), self.metanet.trainable_variables,
             output_gradients=tf.nest.flatten(gradient), unconnected_gradients=tf.UnconnectedGradients.ZERO,
@@ -60,11 +60,11 @@ class MetaGradient:
         gradient = tape.gradient(loss, network, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.nest.map_structure(tf.add, totals, (loss, gradient))
 
-    def _gradient_of_decode(self, generated, speedup, noise, gradient, count):
+    def _gradient_of_decode(self, generated, target, noise, gradient, count):
         """Carries the gradient with respect to decoded weights and mask, divided by `count`, back to what was generated."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(generated)
-            network = self.objective.decode(generated, speedup, noise)
+            network = self.objective.decode(generated, target, noise)
         gradient = tf.nest.map_structure(lambda value: value / tf.cast(count, value.dtype), gradient)
         return tape.gradient(
             network, generated, output_gradients=gradient, unconnected_gradients=tf.UnconnectedGradients.ZERO

@@ -1,8 +1,9 @@
 """The prune-aware objective: the metanetwork is trained on what is wanted, a network that works once it is pruned.
 
-One step samples a speed-up, ranks the channels by criterion + score, silences those below the threshold, runs the
-network with batch-statistics BN, and takes cross-entropy plus distillation from the network as it was. Gradients
-reach the scores through a straight-through mask whose threshold moves with them, so that the budget stays.
+What all objectives share, and the one for channels; those for zeros are in `sparse_objective.py`. One step samples a speed-up,
+ranks the channels by criterion + score, silences those below the threshold, runs the network with batch-statistics BN, and takes
+cross-entropy plus distillation from the network as it was. Gradients reach the scores through a straight-through mask whose
+threshold moves with them, so that the budget stays.
 """
 
 import functools
@@ -21,23 +22,96 @@ SOFTNESS = 0.3  # width of the sigmoid that stands for the hard mask in the back
 NOISE = 0.2  # standard deviation added to the ranking
 
 
-class PruneAwareObjective:
-    """The loss of one architecture in two stages: from generated tensors to a masked network, and its loss on a batch.
+class Objective:
+    """The loss of one architecture in two stages: from generated tensors to a network, and its loss on a batch.
+
+    Subclasses write `decode`, and `draw_target` if they have a target.
+
+    Args:
+      trace: any model of the architecture.
+      distillation: weight of the term that pulls the outputs to those of the network as it was; 0 for none.
+    """
+
+    training_bn = True  # whether BatchNormalization uses the statistics of the batch
+
+    def __init__(self, trace, *, distillation=1.0):
+        self.trace = trace
+        self.distillation = distillation
+        self.layout = graph_layout(trace)
+        self.num_units = trace.channels.num_units
+
+    def draw_target(self, rng) -> np.float32:
+        """Draws what a step prunes for: a number that `decode` understands."""
+        del rng
+        return np.float32(1)
+
+    def decode(self, generated, target, noise):
+        """Makes the pruned network out of what the metanetwork generated.
+
+        Args:
+          generated: (parameters [num_nodes, P], edge set -> weights [E, T], score [num_nodes]), as `MetaNetwork.transform`
+            returns them.
+          target: scalar of `draw_target`.
+          noise: float32 [num_units], standard normal.
+
+        Returns:
+          (layer path, weight name) -> tensor, and the mask of the units, float32 [num_units]; differentiable with respect
+          to everything generated.
+        """
+        raise NotImplementedError
+
+    def unit_score(self, score):
+        """Returns the scores of the units, float32 [num_units], from those of the nodes, [num_nodes]."""
+        return tf.math.unsorted_segment_mean(tf.reshape(score, [-1]), self.trace.channels.unit_of_node, self.num_units)
+
+    def batch_loss(self, decoded, mask, x, y, original):
+        """Returns the mean loss of one batch, a scalar.
+
+        Args:
+          decoded: (layer path, weight name) -> tensor, as `decode` makes them.
+          mask: float32 [num_units], as `decode` makes it.
+          x: images [batch, ...].
+          y: int labels [batch].
+          original: the data model's own weights, as `weights_of` names them; read for the distillation alone.
+        """
+        (student,) = run_masked(self.trace, mask, [x], weights=decoded, training_bn=self.training_bn)
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, student, from_logits=True))
+        if not self.distillation:
+            return loss
+        (teacher,) = run_masked(self.trace, None, [x], weights=original)
+        teacher, student = tf.stop_gradient(teacher) / TEMPERATURE, student / TEMPERATURE
+        difference = tf.nn.log_softmax(teacher) - tf.nn.log_softmax(student)
+        distance = tf.reduce_mean(tf.reduce_sum(tf.nn.softmax(teacher) * difference, -1))
+        return loss + self.distillation * TEMPERATURE**2 * distance
+
+    def weights_of(self, trace) -> dict:
+        """Returns the variables of a model of this architecture in the form of `decode`'s weights.
+
+        Args:
+          trace: the `ModelTrace` of the model; its layers may have other names.
+
+        Returns:
+          (layer path in this objective's trace, weight name) -> variable, for every weight that a graph holds.
+        """
+        parts = [part for part in (*self.layout.columns, *self.layout.blocks) if part.is_first]
+        return {(self.trace.calls[p.call].path, p.weight): get_weight(trace.calls[p.call].layer, p.weight) for p in parts}
+
+
+class PruneAwareObjective(Objective):
+    """The loss of a network some of whose channels are gone.
 
     Args:
       trace: any model of the architecture.
       floor: share of every group's channels that is always kept.
-      distillation: weight of the term that pulls the outputs to those of the network as it was; 0 for none.
+      speedups: range of the log-uniform sample of the MACs ratio.
+      distillation: as for `Objective`.
     """
 
-    def __init__(self, trace, *, floor=0.1, distillation=1.0):
-        self.trace = trace
-        self.distillation = distillation
-        self.layout = graph_layout(trace)
+    def __init__(self, trace, *, floor=0.1, speedups=(1.5, 8.0), distillation=1.0):
+        super().__init__(trace, distillation=distillation)
+        self.speedups = speedups
         channels = trace.channels
-        self.unit_of_node = channels.unit_of_node
         self.group_of_unit = channels.group_of_unit
-        self.num_units = channels.num_units
         prunable = np.ones(self.num_units, bool)
         prunable[list(channels.frozen)] = False
         self.prunable = prunable
@@ -91,53 +165,13 @@ class PruneAwareObjective:
         soft = tf.sigmoid((finite_q - moved) / SOFTNESS)
         return tf.where(free, tf.stop_gradient(hard - soft) + soft, 1.0)
 
-    def decode(self, generated, speedup, noise):
-        """Makes the masked network out of what the metanetwork generated.
+    def draw_target(self, rng) -> np.float32:
+        """Draws a speed-up."""
+        return np.float32(np.exp(rng.uniform(*np.log(self.speedups))))
 
-        Args:
-          generated: (parameters [num_nodes, P], edge set -> weights [E, T], score [num_nodes]), as `MetaNetwork.transform`
-            returns them.
-          speedup: scalar, sampled.
-          noise: float32 [num_units], standard normal.
-
-        Returns:
-          (layer path, weight name) -> tensor, and the mask of the units, float32 [num_units]; differentiable with respect
-          to everything generated.
-        """
+    def decode(self, generated, target, noise):
+        """See `Objective.decode`; the target is a speed-up."""
         parameters, weights, score = generated
         decoded = decode_blocks(self.layout, parameters, weights, self.trace)
-        score = tf.math.unsorted_segment_mean(tf.reshape(score, [-1]), self.unit_of_node, self.num_units)
         base = normalized_score(unit_importance(self.trace, decoded), self.group_of_unit)
-        return decoded, self.masks(base + score + NOISE * noise, speedup)
-
-    def batch_loss(self, decoded, mask, x, y, original):
-        """Returns the mean loss of one batch, a scalar.
-
-        Args:
-          decoded: (layer path, weight name) -> tensor, as `decode` makes them.
-          mask: float32 [num_units], as `decode` makes it.
-          x: images [batch, ...].
-          y: int labels [batch].
-          original: the data model's own weights, as `weights_of` names them; read for the distillation alone.
-        """
-        (student,) = run_masked(self.trace, mask, [x], weights=decoded, training_bn=True)
-        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, student, from_logits=True))
-        if not self.distillation:
-            return loss
-        (teacher,) = run_masked(self.trace, None, [x], weights=original)
-        teacher, student = tf.stop_gradient(teacher) / TEMPERATURE, student / TEMPERATURE
-        difference = tf.nn.log_softmax(teacher) - tf.nn.log_softmax(student)
-        distance = tf.reduce_mean(tf.reduce_sum(tf.nn.softmax(teacher) * difference, -1))
-        return loss + self.distillation * TEMPERATURE**2 * distance
-
-    def weights_of(self, trace) -> dict:
-        """Returns the variables of a model of this architecture in the form of `decode`'s weights.
-
-        Args:
-          trace: the `ModelTrace` of the model; its layers may have other names.
-
-        Returns:
-          (layer path in this objective's trace, weight name) -> variable, for every weight that a graph holds.
-        """
-        parts = [part for part in (*self.layout.columns, *self.layout.blocks) if part.is_first]
-        return {(self.trace.calls[p.call].path, p.weight): get_weight(trace.calls[p.call].layer, p.weight) for p in parts}
+        return decoded, self.masks(base + self.unit_score(score) + NOISE * noise, target)

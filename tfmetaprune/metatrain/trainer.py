@@ -12,14 +12,34 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, MetaNetworkError
-from tfmetaprune.graph import channel_statistics, encode_graph
+from tfmetaprune.graph import channel_statistics, encode_graph, graph_layout
 from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATISTICS, WEIGHT
 from tfmetaprune.metanet import MetaNetwork
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.objective import PruneAwareObjective
+from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
 from tfmetaprune.trace import trace_model
+
+# name -> the objectives for a trace and a `MetaTraining`; a step takes any of them
+OBJECTIVES = {
+    "structured": lambda trace, settings: [
+        PruneAwareObjective(trace, speedups=settings.speedups, distillation=settings.distillation)
+    ],
+    "unstructured": lambda trace, settings: [
+        UnstructuredObjective(trace, sparsities=settings.sparsities, distillation=settings.distillation)
+    ],
+    "n:m": lambda trace, settings: [
+        NOfMObjective(trace, name, distillation=settings.distillation) for name in ("2:4", "1:4")
+    ],
+    "sparse": lambda trace, settings: [
+        *OBJECTIVES["unstructured"](trace, settings) * 2, *OBJECTIVES["n:m"](trace, settings)
+    ],
+    "published_sparse": lambda trace, settings: [
+        PublishedSparseObjective(trace, regularization=settings.regularization)
+    ],
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +55,16 @@ class MetaTraining:
       batches_per_step: batches that the loss of one data model is the mean of.
       models_per_step: data models, each with batches, a speed-up and noise of its own, that the loss of a step is the mean
         of; a multiple of the number of replicas.
+      objective: what to train for, a name of `OBJECTIVES`.
       distillation: weight of the term that pulls the outputs to those of the unpruned network; 0 leaves it out.
-      speedups: range of the log-uniform sample.
+      speedups: range of the log-uniform sample of MACs ratios, for channels.
+      sparsities: range of the sample for zeros, see `UnstructuredObjective`.
+      regularization: weight of the L1 norm of the published objective for zeros.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
 
     Raises:
-      ArgumentError: a count is no positive integer, or the distillation is negative.
+      ArgumentError: a count is no positive integer, the distillation is negative, or the objective is unknown.
     """
 
     steps: int = 3000
@@ -51,8 +74,11 @@ class MetaTraining:
     batch_size: int = 256
     batches_per_step: int = 1
     models_per_step: int = 1
+    objective: str = "structured"
     distillation: float = 1.0
     speedups: tuple[float, float] = (1.5, 8.0)
+    sparsities: tuple[float, float] = (0.5, 0.97)
+    regularization: float = 1e-3
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -61,6 +87,11 @@ class MetaTraining:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"MetaTraining: expected {name} to be an integer >= 1, got {value!r}. Use 1 or more.")
+        if self.objective not in OBJECTIVES:
+            raise ArgumentError(
+                f"MetaTraining: expected objective to be one of {', '.join(OBJECTIVES)}, got {self.objective!r}. "
+                f"Use 'structured'."
+            )
         if not self.distillation >= 0:
             raise ArgumentError(
                 f"MetaTraining: expected distillation >= 0, got {self.distillation!r}. Use 0 to leave it out."
@@ -68,18 +99,20 @@ class MetaTraining:
 
 
 class DataModel(NamedTuple):
-    """A trained network to learn from: its architecture's `MetaGradient`, its graph as raw tensors, its own weights."""
+    """A trained network to learn from: its architecture's `MetaGradient` for each objective, its graph as raw tensors, its own
+    weights."""
 
-    gradient: MetaGradient
+    gradients: list[MetaGradient]
     graph: Mapping
     original: Mapping
 
 
 class Item(NamedTuple):
-    """What one data model contributes to a step: itself, its speed-up, its noise [num_units], its batches."""
+    """What one data model contributes to a step: itself, its objective's gradient and target, its noise [num_units], its batches."""
 
     data_model: DataModel
-    speedup: float
+    gradient: MetaGradient
+    target: float
     noise: np.ndarray
     batches: Iterator
 
@@ -143,14 +176,19 @@ class MetaTrainer:
         self.checkpoints = tf.train.CheckpointManager(checkpoint, self.folder / "checkpoints", max_to_keep=2)
 
     def _data_model(self, trace, dataset, compiled):
-        """Prepares one data model; `compiled` holds the `MetaGradient` of every architecture seen so far."""
-        objective = PruneAwareObjective(trace, distillation=self.settings.distillation)
+        """Prepares one data model; `compiled` holds what is compiled of every architecture seen so far."""
         calls = [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
-        alone = len(objective.weights_of(trace)) < len(trace.model.weights)  # it has weights that no graph brings along
+        layout = graph_layout(trace)
+        parts = {(trace.calls[p.call].path, p.weight) for p in (*layout.columns, *layout.blocks)}
+        alone = len(parts) < len(trace.model.weights)  # it has weights that no graph brings along
         key = json.dumps([calls, len(compiled) if alone else None])
-        gradient = compiled.setdefault(key, MetaGradient(self.metanet, objective))
-        original = gradient.objective.weights_of(trace) if self.settings.distillation else {}
-        return DataModel(gradient, graph_arrays(trace, dataset), original)
+        if key not in compiled:
+            objectives = OBJECTIVES[self.settings.objective](trace, self.settings)
+            compiled[key] = {id(objective): MetaGradient(self.metanet, objective) for objective in objectives}, objectives
+        gradients, objectives = compiled[key]
+        gradients = [gradients[id(objective)] for objective in objectives]
+        original = objectives[0].weights_of(trace) if objectives[0].distillation else {}
+        return DataModel(gradients, graph_arrays(trace, dataset), original)
 
     def _draw(self, step, item) -> Item:
         """Draws what an item of a step consists of, from (seed, step, item) alone; its batches are made when asked for."""
@@ -159,18 +197,20 @@ class MetaTrainer:
         data_model = self.data_models[rng.integers(len(self.data_models))]
         num_images, size = len(self.images), settings.batch_size
         chosen = [rng.choice(num_images, size, replace=num_images < size) for _ in range(settings.batches_per_step)]
-        speedup = np.float32(np.exp(rng.uniform(*np.log(settings.speedups))))
-        noise = rng.normal(size=data_model.gradient.objective.num_units).astype(np.float32)
+        gradients = data_model.gradients
+        gradient = gradients[rng.integers(len(gradients))] if len(gradients) > 1 else gradients[0]
+        target = gradient.objective.draw_target(rng)
+        noise = rng.normal(size=gradient.objective.num_units).astype(np.float32)
         batches = ((_shifted(self.images[indices], rng), self.labels[indices]) for indices in chosen)
-        return Item(data_model, float(speedup), noise, batches)
+        return Item(data_model, gradient, float(target), noise, batches)
 
     def _replica_gradient(self, items):
         """Returns the mean loss of this replica's share of the items, and its gradients."""
         first, replicas = tf.distribute.get_replica_context().replica_id_in_sync_group, self.strategy.num_replicas_in_sync
         results = [
-            item.data_model.gradient(
+            item.gradient(
                 item.data_model.graph, tf.nest.map_structure(tf.convert_to_tensor, item.data_model.original),
-                item.batches, item.speedup, item.noise,
+                item.batches, item.target, item.noise,
             )
             for item in items[first::replicas]
         ]  # fmt: skip
@@ -211,8 +251,8 @@ class MetaTrainer:
                     )
                 self.step.assign(step + 1)
                 if chief:
-                    seconds, speedups = round(time.perf_counter() - started, 3), [item.speedup for item in items]
-                    entry = {"step": step, "loss": loss, "speedups": speedups, "seconds": seconds}
+                    seconds, targets = round(time.perf_counter() - started, 3), [item.target for item in items]
+                    entry = {"step": step, "loss": loss, "targets": targets, "seconds": seconds}
                     log.write(json.dumps(entry) + "\n")
                     if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                         log.flush()

@@ -77,15 +77,16 @@ def format_count(count) -> str:
 
 
 def curve_table(measured):
-    """Returns the table of accuracies against speed-ups.
+    """Returns the table of accuracies against speed-ups, or against ways to zero weights.
 
     Args:
       measured: what `metatrain.evaluate.Curve.summary` returns (the "measured" of a metanetwork's card).
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Accuracy in %, mean ± standard deviation", title_justify="left")
     table.add_column("Method")
-    for speedup in measured["speedups"]:
-        table.add_column(f"{speedup:g}x", justify="right")
+    columns = measured["zeros"] if "zeros" in measured else [f"{speedup:g}x" for speedup in measured["speedups"]]
+    for column in columns:
+        table.add_column(column, justify="right")
     for method, means in measured["mean"].items():
         cells = [f"{100 * mean:.1f} ±{100 * std:.1f}" for mean, std in zip(means, measured["std"][method])]
         table.add_row(method, *cells)

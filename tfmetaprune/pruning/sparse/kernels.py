@@ -106,6 +106,15 @@ def find_kernels(trace: ModelTrace, method: SparseMethod, allowed=None) -> tuple
     return tuple(kernels), dense
 
 
+def kernel_units(trace: ModelTrace, kernel: Kernel) -> np.ndarray:
+    """Returns the units that a kernel makes, int64 [n], sorted; none where its layer's channels are not known."""
+    channels = next(channels for channels in trace.channels.calls if channels.call.path == kernel.layer)
+    axes = channels.weights.get(kernel.weight)
+    made = {axes.per_channel} | {axes.names[axis] for axis in axes.target} if axes else set()
+    units = [trace.channels.units(channels.roles[role]) for role in made & set(channels.roles)]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *units]))
+
+
 def _kernels_of(channels: CallChannels):
     """Yields the kernels of a call's layer with their axes."""
     call = channels.call

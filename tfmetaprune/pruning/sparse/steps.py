@@ -30,11 +30,16 @@ class SparseSteps:
         self.plan: SparsePlan | None = None
         self._masks = self._training = None
 
-    def begin(self, model):
-        """Plans the zeros of a tf_keras model and returns it; a new one with them, unless they grow."""
+    def begin(self, model, score=None):
+        """Plans the zeros of a tf_keras model and returns it; a new one with them, unless they grow.
+
+        Args:
+          model: the tf_keras model; it is not modified.
+          score: as for `plan_zeros`.
+        """
         if self.method is None:
             return model
-        self.plan = plan_zeros(model, self.method)
+        self.plan = plan_zeros(model, self.method, score)
         if not self.grows:
             model, self._masks = zero_out(model, self.plan)
         return model

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from tfmetaprune.errors import NothingToPruneError
-from tfmetaprune.pruning.sparse.kernels import Kernel, find_kernels
+from tfmetaprune.pruning.sparse.kernels import Kernel, find_kernels, kernel_units
 from tfmetaprune.pruning.sparse.method import SparseMethod
 from tfmetaprune.trace import trace_model
 
@@ -58,7 +58,7 @@ class SparsePlan:
         return json.dumps(dataclasses.asdict(self))
 
 
-def plan_zeros(model, method: SparseMethod) -> SparsePlan:
+def plan_zeros(model, method: SparseMethod, score: np.ndarray | None = None) -> SparsePlan:
     """Tells how many weights of each kernel stay.
 
     With scope "global" the blocks (single weights) of all kernels are ranked together by their mean magnitude, L1, and the
@@ -67,6 +67,8 @@ def plan_zeros(model, method: SparseMethod) -> SparsePlan:
     Args:
       model: a functional or Sequential tf_keras model; it is not modified.
       method: the method.
+      score: float [num_units], a metanetwork's; with scope "global" a kernel's magnitudes are multiplied by the exponential of the
+        mean over the units that it makes.
 
     Raises:
       NothingToPruneError: the method has no kernel to zero.
@@ -85,6 +87,9 @@ def plan_zeros(model, method: SparseMethod) -> SparsePlan:
             f"Use method='unstructured', or register a LayerSpec for the kinds named."
         )
     scores = [block_scores(kernel, method) for kernel in kernels]
+    if score is not None:
+        shifts = [score[units].mean() if len(units) else 0.0 for units in (kernel_units(trace, kernel) for kernel in kernels)]
+        scores = [one * np.exp(shift) for one, shift in zip(scores, shifts)]
     kept = _global_counts(scores, method.sparsity) if method.scope == "global" else [
         max(1, round((1 - method.sparsity) * len(one))) for one in scores
     ]  # fmt: skip
