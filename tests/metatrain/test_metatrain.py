@@ -6,7 +6,7 @@ import pytest
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.evaluate import Curve, pruning_curve
-from tfmetaprune.metatrain.objective import PruneAwareObjective
+from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import accuracy, residual_cnn, train_data_model
 from tfmetaprune.pruning import cost, make_plan
@@ -117,3 +117,29 @@ def test_summary_pairs_by_model_and_takes_the_best_criterion_of_each_speedup():
     assert summary["best_criterion"] == ["group_l2", "random"]
     np.testing.assert_allclose(summary["gain"], [0.05, 0.3])
     assert summary["models_won"] == [1, 2]
+
+
+def test_published_norm_by_its_equations():
+    """Two dense layers: a unit is a column of the first kernel, its bias, and a row of the second."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(2)])
+    trace = trace_model(model)
+    objective = PublishedObjective(trace, alpha=16.0, regularization=0.1)
+    weights = {key: tf.convert_to_tensor(value) for key, value in objective.weights_of(trace).items()}
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        norm = objective.norm(weights)
+    first, _, second, _ = (w.astype(np.float64) for w in model.get_weights())
+    squares = (first**2).sum(0) + (second**2).sum(1)
+    s = np.sqrt(squares)
+    gamma = 16.0 ** ((s.max() - s) / (s.max() - s.min()))
+    np.testing.assert_allclose(norm, 0.5 * np.sum(gamma * squares), rtol=1e-5)
+    name = model.layers[0].name
+    np.testing.assert_allclose(tape.gradient(norm, weights)[name, "kernel"], gamma * first, rtol=1e-4)  # gamma is detached
+
+
+def test_published_norm_of_equal_units_is_finite():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    model.set_weights([np.ones_like(w) for w in model.get_weights()])
+    objective = PublishedObjective(trace_model(model))
+    weights = {key: tf.convert_to_tensor(value) for key, value in objective.weights_of(objective.trace).items()}
+    np.testing.assert_allclose(objective.norm(weights), 0.5 * 4 * (3 + 2), rtol=1e-6)

@@ -14,7 +14,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.graph import decode_blocks, graph_layout
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.cost import mac_terms
-from tfmetaprune.pruning.importance import normalized_score, unit_importance
+from tfmetaprune.pruning.importance import GroupL2, normalized_score, unit_importance
 from tfmetaprune.pruning.masking import run_masked
 
 TEMPERATURE = 2.0  # of the distillation
@@ -175,3 +175,45 @@ class PruneAwareObjective(Objective):
         decoded = decode_blocks(self.layout, parameters, weights, self.trace)
         base = normalized_score(unit_importance(self.trace, decoded), self.group_of_unit)
         return decoded, self.masks(base + self.unit_score(score) + NOISE * noise, target)
+
+
+class PublishedObjective(Objective):
+    """The published objective for channels (arXiv 2506.12041): the cross-entropy of the whole network plus a group norm.
+
+    The norm is 1/2 sum_k gamma_k ||w_k||^2 over all units k that can be pruned, w_k being the weights that live and die with k.
+    The factor gamma_k = alpha ** ((max s - s_k) / (max s - min s)), with s_k = ||w_k|| and the extremes of its group, carries no
+    gradient; it is 1 where all s_k of a group are equal. The network runs with its moving statistics, as it does in use.
+
+    Args:
+      trace: any model of the architecture.
+      alpha: the largest factor.
+      regularization: weight of the norm; the published 10 goes with a cross-entropy that is summed over about 100 batches, which is 0.1
+        for the mean of one.
+    """
+
+    training_bn = False
+
+    def __init__(self, trace, *, alpha=16.0, regularization=0.1):
+        super().__init__(trace, distillation=0.0)
+        self.alpha, self.regularization = alpha, regularization
+        self.prunable = np.ones(self.num_units, bool)
+        self.prunable[list(trace.channels.frozen)] = False
+
+    def decode(self, generated, target, noise):
+        """See `Objective.decode`; nothing is pruned."""
+        del target, noise
+        parameters, weights, _ = generated
+        return decode_blocks(self.layout, parameters, weights, self.trace), tf.ones(self.num_units)
+
+    def batch_loss(self, decoded, mask, x, y, original):
+        """See `Objective.batch_loss`."""
+        return super().batch_loss(decoded, mask, x, y, original) + self.regularization * self.norm(decoded)
+
+    def norm(self, weights):
+        """Returns the group norm of weights, (layer path, weight name) -> tensor: a scalar."""
+        group, num_groups = self.trace.channels.group_of_unit, int(np.max(self.trace.channels.group_of_unit, initial=-1)) + 1
+        squares = GroupL2(self.trace, weights).sums()
+        s = tf.sqrt(tf.stop_gradient(squares))
+        most, least = (tf.gather(f(s, group, num_groups), group) for f in (tf.math.unsorted_segment_max, tf.math.unsorted_segment_min))
+        gamma = self.alpha ** tf.math.divide_no_nan(most - s, most - least)
+        return 0.5 * tf.reduce_sum(tf.where(self.prunable, gamma * squares, 0.0))

@@ -17,7 +17,7 @@ from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATI
 from tfmetaprune.metanet import MetaNetwork
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
-from tfmetaprune.metatrain.objective import PruneAwareObjective
+from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
 from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
 from tfmetaprune.trace import trace_model
@@ -36,6 +36,7 @@ OBJECTIVES = {
     "sparse": lambda trace, settings: [
         *OBJECTIVES["unstructured"](trace, settings) * 2, *OBJECTIVES["n:m"](trace, settings)
     ],
+    "published": lambda trace, settings: [PublishedObjective(trace, regularization=settings.regularization)],
     "published_sparse": lambda trace, settings: [
         PublishedSparseObjective(trace, regularization=settings.regularization)
     ],
@@ -59,7 +60,7 @@ class MetaTraining:
       distillation: weight of the term that pulls the outputs to those of the unpruned network; 0 leaves it out.
       speedups: range of the log-uniform sample of MACs ratios, for channels.
       sparsities: range of the sample for zeros, see `UnstructuredObjective`.
-      regularization: weight of the L1 norm of the published objective for zeros.
+      regularization: weight of the norm of the published objectives.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
 

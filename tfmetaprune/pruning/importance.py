@@ -68,6 +68,10 @@ class GroupL2:
         Returns:
           float32 [num_units]; differentiable with respect to the weights and to `keep`.
         """
+        return self.sums(keep) / self._members
+
+    def sums(self, keep=None) -> tf.Tensor:
+        """Sums the squares of every unit's weights, as `__call__` takes their mean over the unit's members."""
         keep = tf.ones(self._num_units) if keep is None else tf.cast(keep, tf.float32)
         values = [tf.zeros(0), *self._vectors]
         for squares, members in self._kernels:
@@ -81,7 +85,7 @@ class GroupL2:
                     if other != axis:
                         value = tf.tensordot(value, tf.gather(keep, members[other]), [[other], [0]])
                 values.append(value)
-        return tf.math.unsorted_segment_sum(tf.concat(values, 0), self._ids, self._num_units) / self._members
+        return tf.math.unsorted_segment_sum(tf.concat(values, 0), self._ids, self._num_units)
 
 
 def _others(axes, roles) -> list[int]:
