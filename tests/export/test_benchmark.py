@@ -44,7 +44,7 @@ def test_rounds_interleave_and_warmup_is_not_counted(clock, monkeypatch):
         loaded.append((path, num_threads))
         return _FakeInterpreter(path, durations_ms[path], clock, calls)
 
-    monkeypatch.setattr(benchmark, "_load", load)
+    monkeypatch.setattr(benchmark, "load_interpreter", load)
     reports = measure_latency(["a", "b", "a"], num_threads=2, num_warmup=2, num_runs=11)
     assert loaded == [("a", 2), ("b", 2)]
     assert calls == ["a", "b"] * 13

@@ -7,7 +7,8 @@ import time
 import numpy as np
 
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.export.tflite import _interpreter_errors, _load, _muted, _random_array
+from tfmetaprune.export.running import interpreter_errors, load_interpreter, muted
+from tfmetaprune.export.samples import random_array
 
 _ADVICE = "Export the model again with export_tflite."
 
@@ -75,7 +76,7 @@ def measure_latency(paths, *, num_threads=1, num_warmup=10, num_runs=50):
     times_ms = {path: [] for path in paths}
     for round_index in range(num_warmup + num_runs):
         for path, interpreter in interpreters.items():
-            with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
+            with interpreter_errors(f"measure_latency '{path}'", _ADVICE):
                 start_ns = time.perf_counter_ns()
                 interpreter.invoke()
                 elapsed_ns = time.perf_counter_ns() - start_ns
@@ -95,16 +96,16 @@ def measure_latency(paths, *, num_threads=1, num_warmup=10, num_runs=50):
 def _ready_interpreter(path, num_threads):
     """Returns an interpreter whose inputs are set, to one random sample."""
     rng = np.random.default_rng(0)
-    with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
-        interpreter = _load(path, num_threads)
+    with interpreter_errors(f"measure_latency '{path}'", _ADVICE):
+        interpreter = load_interpreter(path, num_threads)
         shapes = [tuple(details["shape_signature"].tolist()) for details in interpreter.get_input_details()]
         if any(shape[0] not in (-1, 1) or -1 in shape[1:] for shape in shapes):
             raise ArgumentError(
                 f"measure_latency '{path}': expected inputs of batch size 1 or -1 (any) and known other sizes, got "
                 f"{shapes}. Export a model with a fully known input shape."
             )
-        with _muted():
+        with muted():
             interpreter.allocate_tensors()
         for details in interpreter.get_input_details():
-            interpreter.set_tensor(details["index"], _random_array(rng, details["shape"], details["dtype"]))
+            interpreter.set_tensor(details["index"], random_array(rng, details["shape"], details["dtype"]))
     return interpreter
