@@ -21,6 +21,7 @@ setuptools.setup(
         "tensorflow>=2.21,<2.22",
         "tf_keras>=2.21,<2.22",  # Keras 2, which TF-GNN needs
         "tensorflow-gnn>=1.0.3",
+        "tensorflow-model-optimization>=0.8.1",  # zeroes weights in training
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # imported by tensorflow-datasets, not required by it
         "ai-edge-litert>=2.3",  # runs the TFLite files

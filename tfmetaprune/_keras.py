@@ -1,8 +1,9 @@
-"""The one place that imports Keras 2 (tf_keras) and TF-GNN, in any import order.
+"""The one place that imports Keras 2 (tf_keras), TF-GNN and TF-MOT, in any import order.
 
-TF-GNN refuses to be imported unless `tf.keras` is Keras 2. Changing `tf.keras` would change it for the user as well, so
-TF-GNN's modules alone are shown a view of the tensorflow module in which `keras` is tf_keras. Everybody else,
-whatever they imported before or import afterwards, keeps the `tf.keras` they chose.
+TF-GNN refuses to be imported unless `tf.keras` is Keras 2, and TF-MOT makes it so for everybody who has not touched it yet.
+Changing `tf.keras` would change it for the user as well, so the modules of these two alone are shown a view of the tensorflow
+module in which `keras` is tf_keras. Everybody else, whatever they imported before or import afterwards, keeps the
+`tf.keras` they chose.
 """
 
 import builtins
@@ -10,6 +11,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import types
 
@@ -24,20 +26,24 @@ except ImportError as error:
         f"Run `pip install 'tensorflow>=2.21,<2.22' 'tf_keras>=2.21,<2.22'`."
     ) from error
 
-__all__ = ["keras", "tf", "tfgnn"]
+__all__ = ["keras", "tf", "tfgnn", "tfmot"]
+
+_LEGACY_SWITCH = "TF_USE_LEGACY_KERAS"
+_VIEWERS = ("tensorflow_gnn", "tensorflow_model_optimization")
 
 
-class _TensorFlowWithKeras2(types.ModuleType):
-    """The tensorflow module as TF-GNN shall see it: everything as it is, but `keras` is tf_keras."""
+class _View(types.ModuleType):
+    """A module as TF-GNN and TF-MOT shall see it: everything as it is, but some of its names."""
 
-    keras = keras
+    def __init__(self, module, **names):
+        super().__init__(module.__name__)
+        self.__dict__.update(names, _module=module, __path__=getattr(module, "__path__", []))
 
     def __getattr__(self, name):
-        return getattr(tf, name)
+        return getattr(self._module, name)
 
 
-_view = _TensorFlowWithKeras2("tensorflow")
-_view.__path__, _view.__version__ = tf.__path__, tf.__version__
+_view = _View(tf, keras=keras, __version__=tf.__version__)
 
 
 def _import_with_view(name, globals=None, locals=None, fromlist=(), level=0):
@@ -54,10 +60,10 @@ class _ViewLoader(importlib.machinery.SourceFileLoader):
 
 
 class _ViewFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of TF-GNN, and of nobody else, and gives them the `_ViewLoader`."""
+    """Finds the modules of TF-GNN and TF-MOT, and of nobody else, and gives them the `_ViewLoader`."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname.partition(".")[0] != "tensorflow_gnn":
+        if fullname.partition(".")[0] not in _VIEWERS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
@@ -72,8 +78,7 @@ def tfgnn():
     Raises:
       EnvironmentSetupError: TF-GNN is missing or its import failed.
     """
-    if not any(isinstance(finder, _ViewFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _ViewFinder())  # stays: TF-GNN imports some of its modules late
+    _show_views()
     try:
         return importlib.import_module("tensorflow_gnn")
     except ImportError as error:
@@ -81,3 +86,37 @@ def tfgnn():
             f"tfmetaprune: expected a working tensorflow-gnn beside tensorflow {tf.__version__}, got: {error}. "
             f"Run `pip install 'tensorflow-gnn>=1.0.3'`; if that is installed, import tfmetaprune before tensorflow_gnn."
         ) from error
+
+
+@functools.cache
+def tfmot():
+    """Imports TensorFlow Model Optimization on Keras 2, once, and returns its module.
+
+    The caller's `tf.keras`, and the environment variable that it is chosen by, stay as they are.
+
+    Raises:
+      EnvironmentSetupError: TF-MOT is missing or its import failed.
+    """
+    _show_views()
+    old = os.environ.get(_LEGACY_SWITCH)
+    try:
+        first = importlib.import_module("tf_keras.api._v1.keras")
+        versions = {"v1": _View(tf.compat.v1, keras=first), "v2": _View(tf.compat.v2, keras=keras)}
+        _view.compat = _View(tf.compat, **versions)
+        return importlib.import_module("tensorflow_model_optimization")
+    except ImportError as error:
+        raise EnvironmentSetupError(
+            f"tfmetaprune: expected a working tensorflow-model-optimization beside tensorflow {tf.__version__}, got: {error}. "
+            f"Run `pip install 'tensorflow-model-optimization>=0.8.1'`."
+        ) from error
+    finally:
+        if old is None:
+            os.environ.pop(_LEGACY_SWITCH, None)  # TF-MOT sets it
+        else:
+            os.environ[_LEGACY_SWITCH] = old
+
+
+def _show_views():
+    """Makes TF-GNN and TF-MOT see the views; stays, because they import some of their modules late."""
+    if not any(isinstance(finder, _ViewFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ViewFinder())

@@ -17,6 +17,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.interop import carry
+from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
@@ -82,8 +83,8 @@ class Inspection:
 
 
 def prune(
-    model, train_data=None, *, validation_data=None, speedup=2.0, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="bn", seed=0,
+    model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
+    metanetwork="default", finetune="default", repair="bn", round_to=None, latency_ms=None, latency_speedup=None, seed=0,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, the rest is repaired and fine-tuned.
 
@@ -95,7 +96,7 @@ def prune(
       train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used by the metanetwork
         and the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
       validation_data: the same; the report holds the loss and accuracy on it after each step. Chooses nothing.
-      speedup: the MACs ratio to reach, at least 1.
+      speedup: the MACs ratio to reach, at least 1; 2 unless something else is asked for.
       method: "structured" (whole channels).
       criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
       metanetwork: the name of a shipped metanetwork ("default" is "digits"), the path of another, a `MetaNetwork` or
@@ -104,6 +105,11 @@ def prune(
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
         gets the data as they were passed in, or None.
       repair: "bn" (the statistics of BatchNormalization are estimated again after pruning) or None.
+      round_to: what the widths of layers that lose channels shall be multiples of (8 is what most kernels like, 16 or 32 are
+        better for 8-bit files on wide CPUs), or None for any width.
+      latency_ms: in place of `speedup`: the latency to reach, in milliseconds, as a float32 TFLite file on one thread of this
+        machine. Up to 9 candidates are exported and measured in turns with the original; the report lists them.
+      latency_speedup: in place of `speedup`: the same as a ratio to the original's latency, at least 1.
       seed: of everything random, 0 <= seed < 2**32.
 
     Returns:
@@ -115,8 +121,10 @@ def prune(
       UnsupportedModelError: the model cannot be traced or rebuilt, or has NaN weights.
       DataError: the data do not fit the model.
       MetaNetworkError: the metanetwork is unknown, unreadable, or of another graph schema.
-      NothingToPruneError: no channel can go, or the speed-up is out of reach.
+      NothingToPruneError: no channel can go, or the speed-up or latency is out of reach.
+      ExportError: a latency is asked for, and the model cannot be exported.
     """
+    speedup, latency = _check_targets(speedup, latency_ms, latency_speedup, round_to)
     _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed)
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
@@ -139,7 +147,8 @@ def prune(
         original = cost(trace)
         steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
-        small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
+        options = {"criterion": criterion, "round_to": round_to, "seed": seed}
+        small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         left = cost(trace, plan.keep)
         steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **evaluate(small)}
         if repair == "bn":
@@ -167,7 +176,9 @@ def prune(
         "repair": repair,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "seed": int(seed),
-        "speedup": {"target": float(speedup), "reached": plan.speedup},
+        "speedup": {"target": None if latency else float(speedup), "reached": plan.speedup},
+        "round_to": round_to,
+        **({"latency": {"target": dataclasses.asdict(latency), "measurements": measurements}} if latency else {}),
         **steps,
         "widths": {
             group.name: {"before": group.size, "after": int(np.count_nonzero(plan.keep[group.units]))}
@@ -274,7 +285,7 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
     return Rewritten(weights, score, statistics)
 
 
-def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", seed=0):
+def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", round_to=None, seed=0):
     """Plans and rebuilds: the smaller model, not yet repaired, and its plan.
 
     Args:
@@ -282,6 +293,7 @@ def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group
       rewritten: of `rewrite`.
       speedup: as for `prune`.
       criterion: as for `prune`.
+      round_to: as for `prune`.
       seed: as for `prune`.
 
     Raises:
@@ -289,9 +301,21 @@ def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group
     """
     plan = make_plan(
         trace, criterion, speedup=speedup, score=rewritten.score, weights=rewritten.weights,
-        statistics=rewritten.statistics, seed=seed,
+        statistics=rewritten.statistics, round_to=round_to, seed=seed,
     )  # fmt: skip
     return rebuild_model(trace, plan, rewritten.weights), plan
+
+
+def _shrink_to(trace, rewritten, speedup, latency, options):
+    """Shrinks to a speed-up or a latency: the smaller model, its plan, what was measured."""
+    if latency is None:
+        return *shrink(trace, rewritten, speedup=speedup, **options), []
+    with progress_bar("Measuring latency"):
+        found, measurements = prune_to_latency(
+            lambda macs_speedup: shrink(trace, rewritten, speedup=macs_speedup, **options), measure_with(trace.model),
+            latency, f"Model {trace.model.name!r}",
+        )  # fmt: skip
+    return *found, [dataclasses.asdict(measurement) for measurement in measurements]
 
 
 def _shuffled(data, seed):
@@ -340,6 +364,23 @@ def _unknown_layers(trace) -> list[str]:
 
 def _name(function) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _check_targets(speedup, latency_ms, latency_speedup, round_to):
+    """The speed-up to reach, and the latency in its place or None."""
+    given = {"speedup": speedup, "latency_ms": latency_ms, "latency_speedup": latency_speedup}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ArgumentError(f"prune: expected one of {', '.join(given)}, got {len(given)} of them. Leave the others out.")
+    for name, lowest in (("latency_ms", 0), ("latency_speedup", 1)):
+        value = given.get(name, math.inf)
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or value < lowest or value == 0 or (name in given and math.isinf(value)):
+            raise ArgumentError(f"prune: expected {name} to be a number above {lowest}, got {value!r}. Try {lowest + 1.5}.")
+    if round_to is not None and (not isinstance(round_to, numbers.Integral) or isinstance(round_to, bool) or round_to < 1):
+        raise ArgumentError(f"prune: expected round_to to be a whole number >= 1 or None, got {round_to!r}. Try 8.")
+    is_latency = bool(given) and speedup is None
+    return 2.0 if speedup is None else speedup, LatencyTarget(latency_ms, latency_speedup) if is_latency else None
 
 
 def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, seed):

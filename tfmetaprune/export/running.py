@@ -26,7 +26,7 @@ def run_tflite(path, inputs, *, num_threads=1, batch_size=32):
     Args:
       path: Path of the file.
       inputs: Array [samples, ...], or a list or tuple of them in the order of the Keras model's inputs. They are cast
-        to the file's dtypes.
+        to the file's dtypes; floats are quantised where the file's inputs are 8-bit.
       num_threads: Number of threads of the interpreter.
       batch_size: Number of samples that are run at once; a file of fixed batch size is run with its own.
 
@@ -63,8 +63,8 @@ def run_file(path, arrays, *, num_threads=1, batch_size, delegates=True):
     """Runs a file on arrays in the order of its inputs; returns the list of outputs, in order."""
     interpreter = load_interpreter(path, num_threads, delegates=delegates)
     runner = interpreter.get_signature_runner()
-    inputs, output_names = runner.get_input_details(), sorted(runner.get_output_details(), key=_position)
-    input_names = sorted(inputs, key=_position)
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    input_names, output_names = sorted(inputs, key=_position), sorted(outputs, key=_position)
     wanted = [tuple(int(size) for size in inputs[name]["shape_signature"]) for name in input_names]
     got = [array.shape for array in arrays]
     if len(wanted) != len(got) or not all(map(fits, wanted, got)) or len({shape[0] for shape in got}) != 1:
@@ -75,15 +75,30 @@ def run_file(path, arrays, *, num_threads=1, batch_size, delegates=True):
 
     def invoke(batch):
         pairs = zip(input_names, batch, strict=True)
-        results = runner(**{name: np.ascontiguousarray(array, dtype=inputs[name]["dtype"]) for name, array in pairs})
+        results = runner(**{name: _to_stored(array, inputs[name]) for name, array in pairs})
         interpreter.reset_all_variables()  # a fused LSTM would start the next batch in this one's last state
-        return [results[name] for name in output_names]
+        return [_from_stored(results[name], outputs[name]) for name in output_names]
 
     batch_size = wanted[0][0] if wanted[0][0] > 0 else min(batch_size, got[0][0])
     batches = batched(arrays, batch_size)
     with muted():  # the delegate announces itself when memory is allocated
         first = invoke(next(batches))
     return joined([first, *map(invoke, batches)], got[0][0])
+
+
+def _to_stored(array, details):
+    """Returns an array in the dtype of a file's input; floats are quantised by its scale where it is 8-bit."""
+    scale, zero_point = details["quantization"]
+    if scale and np.issubdtype(details["dtype"], np.integer) and np.issubdtype(array.dtype, np.floating):
+        limits = np.iinfo(details["dtype"])
+        array = np.clip(np.round(array / scale) + zero_point, limits.min, limits.max)
+    return np.ascontiguousarray(array, dtype=details["dtype"])
+
+
+def _from_stored(array, details):
+    """Returns an output of a file; floats where it is 8-bit and has a scale."""
+    scale, zero_point = details["quantization"]
+    return (array.astype(np.float32) - zero_point) * np.float32(scale) if scale and array.dtype == np.int8 else array
 
 
 def load_interpreter(path, num_threads, *, delegates=True):

@@ -23,6 +23,7 @@ ADVICE = {
     "int8": "Give more representative samples, of all classes and preprocessed as in training, or export with "
     "quantize='dynamic' or 'float16'.",
 }
+SPARSE_ADVICE = "Export with sparse=False, or with quantize=None or 'float16'; gzip alone makes zeros nearly as small."
 
 
 def keras_outputs(model, arrays):
@@ -37,12 +38,12 @@ def keras_outputs(model, arrays):
         return joined([call(batch) for batch in batched(arrays, batch_size)], len(arrays[0]))
 
 
-def verify_file(path, shown_path, quantize, samples, expected, tolerance):
-    """Runs a file in three ways and compares; returns the three differences that `ExportReport` holds."""
-    measured = []
-    where = f"export_tflite: quantize={quantize!r}, '{shown_path}'"
+def verify_file(path, shown_path, conversion, samples, expected, tolerance):
+    """Runs a file in three ways and compares; returns the outputs of one, and the three differences that `ExportReport` holds."""
+    measured, quantize = [], conversion.quantize
+    where = f"export_tflite: {conversion}, '{shown_path}'"
     for delegates, batch_size in ((True, 1), (True, len(samples[0])), (False, len(samples[0]))):
-        with interpreter_errors(where, ADVICE[quantize]):
+        with interpreter_errors(where, SPARSE_ADVICE if conversion.sparse else ADVICE[quantize]):
             actual = run_file(path, samples, batch_size=batch_size, delegates=delegates)
         for index, (keras_output, output) in enumerate(zip(expected, actual, strict=True)):
             differences, problem = _compare(keras_output, output, quantize, tolerance)
@@ -52,6 +53,15 @@ def verify_file(path, shown_path, quantize, samples, expected, tolerance):
                     f"{where}: expected output {index} to agree with the Keras model's, got {problem} on {len(output)} "
                     f"samples, {'with' if delegates else 'without'} delegates. {ADVICE[quantize]}"
                 )
+    return actual, _worst(measured)
+
+
+def compare_outputs(expected, actual):
+    """Returns the three differences that `ExportReport` holds, of lists of outputs [samples, ...]; judges nothing."""
+    return _worst([_compare(one, other, "int8", 0.0)[0] for one, other in zip(expected, actual, strict=True)])
+
+
+def _worst(measured):
     largest, relative, agreements = zip(*measured, strict=True)
     agreements = [agreement for agreement in agreements if agreement is not None]
     return max(largest), max(relative), min(agreements, default=None)
