@@ -8,9 +8,11 @@ from tfmetaprune.errors import NothingToPruneError
 from tfmetaprune.export.benchmark import benchmark
 
 MAX_CANDIDATES = 8
-CLOSE = 0.97  # a candidate this close to the target, and not beyond it, ends the search
-NARROW = 1.02  # so does a ratio of the MACs speed-ups on both sides of the target
 NUM_RUNS = 50
+_CLOSE = 0.04  # logarithm: a candidate that overshoots the target by no more ends the search
+_NARROW = 0.02  # so do MACs speed-ups this close, on both sides of the target
+_AIM = _CLOSE / 2
+_MIN_SLOPE = 0.2  # latency falls with at least this power of the MACs, for a guess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +75,8 @@ def measure_with(original, *, num_runs=NUM_RUNS) -> Callable:
 def prune_to_latency(shrink, measure, target: LatencyTarget, where: str):
     """Finds the least pruning that reaches a latency.
 
-    The MACs speed-up is corrected by the factor that is missing, between the largest that did not suffice and the smallest
-    that did, for at most `MAX_CANDIDATES` candidates.
+    Latencies go roughly with a power of the MACs: the search goes along the straight line, in logarithms, through the
+    last two candidates, then between the largest that did not suffice and the smallest that did; at most `MAX_CANDIDATES`.
 
     Args:
       shrink: a function: MACs speed-up -> (model, plan); raises NothingToPruneError where that is out of reach.
@@ -89,37 +91,39 @@ def prune_to_latency(shrink, measure, target: LatencyTarget, where: str):
       NothingToPruneError: no candidate suffices.
     """
     measurements, best, reason = [], None, None
-    low, high, limit = 1.0, math.inf, math.inf  # too little, enough, more than there is
 
-    def candidate(speedup):
-        model, plan = shrink(speedup)
+    def candidate(x):
+        """The logarithm of the MACs speed-up -> of the closeness."""
+        model, plan = shrink(math.exp(x))
         measurements.append(Measurement(plan.speedup, *measure(model)))
-        return model, plan, target.closeness(measurements[-1])
+        return model, plan, math.log(target.closeness(measurements[-1]))
 
-    model, plan, closeness = candidate(1.0)
-    if closeness >= 1:
+    model, plan, y = candidate(0.0)
+    if y >= 0:
         return (model, plan), measurements
-    speedup = target.latency_speedup or 1 / closeness
+    low, high, limit = (0.0, y), None, math.inf  # too little; enough; more than there is
+    x = _AIM - y
     for _ in range(MAX_CANDIDATES):
         try:
-            model, plan, closeness = candidate(speedup)
+            model, plan, y = candidate(x)
         except NothingToPruneError as error:
-            limit, reason = speedup, error
-            speedup = math.sqrt(low * limit)
+            limit, reason = x, error
+            x = (low[0] + limit) / 2
         else:
-            if closeness >= 1:
-                high = speedup
-                best = (model, plan) if best is None or plan.macs_after >= best[1].macs_after else best
+            slope = max(_MIN_SLOPE, (y - low[1]) / (x - low[0]))
+            if y >= 0:
+                high = (x, y)
+                best = (model, plan)
+                if y <= _CLOSE:
+                    break
             else:
-                low = speedup
-            if CLOSE <= 1 / closeness <= 1:
-                break
-            speedup = speedup / closeness
-            ceiling = min(high, limit)
-            if not low < speedup < ceiling:
-                speedup = math.sqrt(low * ceiling) if ceiling < math.inf else low * NARROW
-        if min(high, limit) < low * NARROW:
+                low = (x, y)
+            x += (_AIM - y) / slope
+        ceiling = min(limit, high[0] if high else math.inf)
+        if ceiling - low[0] < _NARROW:
             break
+        if ceiling < math.inf:  # not at an end, for these are known
+            x = min(max(x, low[0] + 0.1 * (ceiling - low[0])), ceiling - 0.1 * (ceiling - low[0]))
     if best is None:
         nearest = max(measurements, key=target.closeness)
         raise NothingToPruneError(

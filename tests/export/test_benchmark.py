@@ -52,8 +52,8 @@ def test_speedups_are_of_runs_in_the_same_round(files, monkeypatch):
     assert whole.macs == 36 * 9 * 32 + 320 and whole.parameters == 320 + 330
     assert half.macs is None and half.parameters is None
     assert half.size_bytes == path.stat().st_size > half.gzip_size_bytes
-    assert half.activation_bytes == 4 * (64 + 36 * 16)
-    assert whole.activation_bytes == 4 * (64 + 36 * 32)
+    assert half.activation_bytes == 4 * (64 + 36 * 16 + 16)  # input, convolution and its mean
+    assert whole.activation_bytes == 4 * (64 + 36 * 32 + 32)
     assert json.loads(json.dumps(report.to_dict()))["models"][1]["speedup"] == 2.0
 
 

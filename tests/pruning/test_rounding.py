@@ -140,7 +140,7 @@ def test_errors():
         with pytest.raises(ArgumentError, match="round_to: expected a whole number >= 1 or None"):
             make_plan(trace, speedup=2.0, round_to=wrong)
     narrow = trace_model(keras.Sequential([keras.Input((8,)), L.Dense(6), L.Dense(2)]))
-    with pytest.raises(NothingToPruneError, match="widths that are multiples of 8 .* got at least 60 MACs"):
+    with pytest.raises(NothingToPruneError, match=r"widths that are multiples of 8 .* got at least 60\."):
         make_plan(narrow, speedup=2.0, round_to=8)
 
 
