@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -70,7 +71,16 @@ def test_operators_are_profiled(files):
     (measured,) = tfmetaprune.benchmark(files / "half.tflite", num_runs=1, profile=True).models
     names = [operator.name for operator in measured.operators]
     assert names[0].startswith("Convolution") and any("Fully Connected" in name for name in names)
-    assert sum(operator.share for operator in measured.operators) in (0.0, pytest.approx(1.0))
+    assert all(operator.median_ms >= 0 for operator in measured.operators)
+
+
+def test_shares_of_operators(monkeypatch):
+    done = subprocess.CompletedProcess([], 0, stdout='INFO: words\n[["Convolution", 1.0], ["Add", 3.0]]\n', stderr="")
+    monkeypatch.setattr(profile.subprocess, "run", lambda command, **options: commands.append(command) or done)
+    commands = []
+    first, second = profile.profile_file("m.tflite", num_threads=2, num_warmup=3, num_runs=4)
+    assert first == profile.OperatorTime("Convolution", 1.0, 0.25) and second.share == 0.75
+    assert commands[0][-4:] == ["m.tflite", "2", "3", "4"]
 
 
 def test_profiler_failures_are_errors(files, monkeypatch, tmp_path):

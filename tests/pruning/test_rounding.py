@@ -117,13 +117,20 @@ def test_heads_are_not_rounded():
 
 
 def test_frozen_units_count_and_stay():
-    trace = trace_model(_bottlenecks())
-    keep = np.ones(trace.channels.num_units, bool)
-    scores = np.random.default_rng(3).normal(size=len(keep))
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(32, 3, name="conv")(inputs)
+    model = keras.Model(inputs, [x[..., 3:7], L.Dense(5)(L.GlobalAveragePooling2D()(x))])  # the model puts out four channels
+    trace = trace_model(model)
+    scores = np.random.default_rng(3).normal(size=trace.channels.num_units)
     frozen = list(trace.channels.frozen)
     scores[frozen] = -100.0
-    rounded = round_widths(trace, keep, scores, mac_terms(trace), round_to=8, floor=0.1, target=total_macs(mac_terms(trace), keep) / 3)
-    assert rounded[frozen].all()
+    plan = make_plan(trace, scores, speedup=1.9, round_to=8)
+    (units,) = (group.units for group in plan.groups if group.size == 32)
+    assert np.count_nonzero(plan.keep[units]) == 16 and len(set(frozen) & set(units.tolist())) == 4
+    cells, keep = _cells(trace, 8, 0.0), np.ones(trace.channels.num_units, bool)
+    assert [cell.minimum for cell in cells if len(cell.units) == 32] == [4]
+    rounded = round_widths(trace, keep, scores, mac_terms(trace), round_to=8, floor=0.0, target=plan.macs_before / 3)
+    assert np.count_nonzero(rounded[units]) == 8 and rounded[frozen].all()
 
 
 def test_counts_of_a_cell():
