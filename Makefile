@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint benchmark coverage random-models metanetwork clean
+.PHONY: setup test demo lint benchmark device coverage random-models metanetwork clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,9 @@ benchmark: setup
 	$(BIN)/python benchmarks/metanet.py --out docs/metanet_speed.md
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/meta_step.py
+
+device: setup
+	$(BIN)/python benchmarks/device.py --out docs/device.md
 
 coverage: setup
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/coverage.py

@@ -84,3 +84,28 @@ def vit(num_classes=1000, *, image_size=224, patch=16, width=768, depth=12, head
         x = L.Add()([x, L.Dense(width)(y)])
     x = L.GlobalAveragePooling1D()(L.LayerNormalization(epsilon=1e-6)(x))
     return keras.Model(inputs, L.Dense(num_classes)(x), name="vit")
+
+
+def resnet18(num_classes=1000, *, image_size=224):
+    """Builds ResNet-18 for ImageNet (arXiv 1512.03385, table 1).
+
+    Args:
+      num_classes: number of outputs.
+      image_size: height and width of the images.
+
+    Returns:
+      An uncompiled model; with the defaults it has 11.7 million parameters and 1.8 billion MACs.
+    """
+    inputs = keras.Input((image_size, image_size, 3))
+    x = L.ReLU()(_conv_bn(inputs, 64, 7, 2))
+    x = L.MaxPooling2D(3, 2, "same")(x)
+    for stage, width in enumerate((64, 128, 256, 512)):
+        for block in range(2):
+            strides = 2 if stage > 0 and block == 0 else 1
+            y = L.ReLU()(_conv_bn(x, width, 3, strides))
+            y = _conv_bn(y, width)
+            if x.shape[-1] != width or strides != 1:
+                x = _conv_bn(x, width, 1, strides)
+            x = L.ReLU()(L.Add()([x, y]))
+    x = L.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, L.Dense(num_classes)(x), name="resnet18")

@@ -12,7 +12,7 @@ import tfmetaprune
 ROOT = pathlib.Path(tfmetaprune.__file__).parent
 PUBLIC = [
     "prune", "PruneResult", "encode", "decode", "load_metanetwork", "MetaNetwork", "MetaNetConfig", "inspect",
-    "export_tflite", "TFMetaPruneError", "__version__",
+    "export_tflite", "benchmark", "TFMetaPruneError", "__version__",
 ]  # fmt: skip
 
 # Part of the package -> the parts it may import (DESIGN.md, "Imports run one way").
@@ -29,12 +29,13 @@ ALLOWED = {
     "graph": _TRACE,
     "metanet": _TRACE | {"graph"},
     "pruning": _TRACE,
-    "export": _TRACE | {"pruning", "interop"},
+    "export": _TRACE | {"pruning", "interop", "data", "finetuning"},
     "data": _BASE,
     "report": {"errors"},
     "metatrain": _ENGINE | {"__init__"},
     "finetuning": _BASE | {"data", "interop", "report"},
-    "pipeline": _ENGINE | {"__init__", "finetuning"},
+    "latency_target": _BASE | {"pruning", "export"},
+    "pipeline": _ENGINE | {"__init__", "finetuning", "latency_target"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
     "cli": _ENGINE | {"__init__", "pipeline", "demo", "metatrain"},
     "__main__": {"cli"},

@@ -32,6 +32,7 @@ _HOMES = {
     "MetaNetConfig": "metanet.config",
     "inspect": "pipeline",
     "export_tflite": "export.tflite",
+    "benchmark": "export.benchmark",
     "TFMetaPruneError": "errors",
 }
 

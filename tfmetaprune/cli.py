@@ -70,7 +70,10 @@ def prune(
     model: Model,
     data: Annotated[str, typer.Option(help="Data set: 'digits' or a name of tensorflow_datasets.")],
     out: Annotated[pathlib.Path, typer.Option(help="Folder for model.keras, plan.json and report.json.")],
-    speedup: Annotated[float, typer.Option(help="MACs before / MACs after, at least 1.")] = 2.0,
+    speedup: Annotated[float | None, typer.Option(help="MACs before / MACs after, at least 1.", show_default="2.0")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Instead: milliseconds in TFLite on this machine.")] = None,
+    latency_speedup: Annotated[float | None, typer.Option(help="Instead: latency before / after.")] = None,
+    round_to: Annotated[int | None, typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1)] = None,
     metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
@@ -93,8 +96,8 @@ def prune(
         result = pipeline.prune(
             keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
             metanetwork=None if metanetwork.lower() == "none" else metanetwork,
-            finetune="default" if epochs is None else epochs or None, seed=seed,
-            method=method, sparsity=sparsity, block_shape=block_shape,
+            finetune="default" if epochs is None else epochs or None, seed=seed, round_to=round_to, latency_ms=latency_ms,
+            latency_speedup=latency_speedup, method=method, sparsity=sparsity, block_shape=block_shape,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
@@ -103,7 +106,7 @@ def prune(
     titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "finetuned": "fine-tuned"}
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
-    done = [] if report["speedup"]["target"] is None else [f"{report['speedup']['reached']:.2f} times fewer MACs"]
+    done = [f"{report['speedup']['reached']:.2f} times fewer MACs"] if report["widths"] else []
     if "sparsity" in report:
         done.append(f"{report['sparsity']['reached']:.1%} of {len(report['sparsity']['layers'])} layers' weights are zero")
     title = f"{model.name}: {', '.join(done)} (accuracy on the validation split of {data})"
@@ -156,6 +159,8 @@ def export(
     out: Annotated[pathlib.Path, typer.Option(help="The TFLite file to write.")],
     quantize: Annotated[str | None, typer.Option(help="float16, dynamic or int8; float32 without.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set to calibrate on; needed for int8.")] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Leave runs of zeros out of the file.")] = False,
+    integer_io: Annotated[bool, typer.Option("--integer-io", help="Make inputs and outputs int8, for int8.")] = False,
 ):
     """Exports a model as a TFLite file that is run and compared before it counts."""
     if quantize == "int8" and data is None:
@@ -168,11 +173,38 @@ def export(
         from tfmetaprune.report.tables import format_count
     representative = None if data is None else load(data).train
     with progress_bar("Exporting to TFLite and running it"):
-        report = export_tflite(keras_model, out, quantize=quantize, representative_data=representative)
+        report = export_tflite(
+            keras_model, out, quantize=quantize, representative_data=representative, sparse=sparse, integer_io=integer_io
+        )  # fmt: skip
     Console().print(
         f"{out}: {format_count(report.size_bytes)} bytes ({format_count(report.gzip_size_bytes)} after gzip), "
         f"{report.relative_difference:.2g} off the Keras model's largest output.", highlight=False, soft_wrap=True
     )  # fmt: skip
+
+
+@app.command()
+def benchmark(
+    files: Annotated[list[pathlib.Path], typer.Argument(help="Keras models and TFLite files.", metavar="FILE...")],
+    threads: Annotated[int, typer.Option(help="Number of threads.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="Number of rounds; each runs every file once.", min=1)] = 50,
+    profile: Annotated[bool, typer.Option("--profile", help="Time each operator too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+):
+    """Measures models and TFLite files side by side: latency, size, memory, MACs."""
+    candidates = [str(path) if path.suffix == ".tflite" else _load_model(path) for path in files]
+    with _quiet():
+        from tfmetaprune.export import benchmark as measuring
+        from tfmetaprune.report.progress import progress_bar
+        from tfmetaprune.report.tables import benchmark_table, operators_table
+    with progress_bar("Exporting and measuring"):
+        report = measuring.benchmark(*candidates, num_threads=threads, num_runs=runs, profile=profile)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    console = Console()
+    console.print(benchmark_table(report))
+    for model in report.models if profile else ():
+        console.print(operators_table(model))
 
 
 @app.command("meta-train")

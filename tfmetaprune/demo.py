@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tfmetaprune import data, pipeline
 from tfmetaprune._keras import keras
-from tfmetaprune.export.benchmark import measure_latency
+from tfmetaprune.export.latency import measure_latency
 from tfmetaprune.export.tflite import export_tflite, run_tflite
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, finetune_model
 from tfmetaprune.metanet.pretrained import load_metanetwork

@@ -18,6 +18,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.interop import carry
+from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
@@ -84,8 +85,8 @@ class Inspection:
 
 
 def prune(
-    model, train_data=None, *, validation_data=None, speedup=2.0, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="bn", seed=0,
+    model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
+    metanetwork="default", finetune="default", repair="bn", round_to=None, latency_ms=None, latency_speedup=None, seed=0,
     sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
@@ -98,7 +99,7 @@ def prune(
       train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used by the metanetwork
         and the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
       validation_data: the same; the report holds the loss and accuracy on it after each step. Chooses nothing.
-      speedup: the MACs ratio to reach, at least 1; of methods that remove channels.
+      speedup: the MACs ratio to reach, at least 1, for methods that remove channels; 2 unless something else is asked for.
       method: "structured" (whole channels); or zeros in place of weights, found by magnitude and set by TF-MOT's wrappers:
         "unstructured" (single weights), "N:M" such as "2:4" (N of every M weights in a row along the input axis stay), "block"
         (blocks of `block_shape`), "xnnpack" (the 1x1 convolutions of models that TF-MOT's policy for XNNPACK accepts);
@@ -113,6 +114,11 @@ def prune(
         mask them in every step; a callable gets a plain model with the zeros in it, whose variables have constraints
         meanwhile, so that every optimizer of Keras keeps them, and what else it may have done to them is undone afterwards.
       repair: "bn" (the statistics of BatchNormalization are estimated again after pruning) or None.
+      round_to: what the widths of layers that lose channels shall be multiples of (8 is what most kernels like, 16 or 32 are
+        better for 8-bit files on wide CPUs), or None for any width.
+      latency_ms: in place of `speedup`: the latency to reach, in milliseconds, as a float32 TFLite file on one thread of this
+        machine. Up to 9 candidates are exported and measured in turns with the original; the report lists them.
+      latency_speedup: in place of `speedup`: the same as a ratio to the original's latency, at least 1.
       seed: of everything random, 0 <= seed < 2**32.
       sparsity: share in [0, 1) of the weights that become zero, 0.8 if None; not for "structured" and N:M.
       block_shape: (outputs, inputs) of "block": (1, 4) are four weights in a row along the input axis of one output.
@@ -132,15 +138,18 @@ def prune(
       UnsupportedModelError: the model cannot be traced or rebuilt, or has NaN weights.
       DataError: the data do not fit the model.
       MetaNetworkError: the metanetwork is unknown, unreadable, or of another graph schema.
-      NothingToPruneError: no channel can go, or the speed-up is out of reach.
+      NothingToPruneError: no channel can go, or the speed-up or latency is out of reach.
+      ExportError: a latency is asked for, and the model cannot be exported.
     """
-    _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
     sparse = sparse_method(method, sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule)
     drops_channels = sparse is None or sparse.is_structured
     if not drops_channels:
-        _refuse_unused(method, speedup=speedup, criterion=criterion)
+        _refuse_unused(method, speedup=speedup, criterion=criterion, round_to=round_to, latency_ms=latency_ms,
+                      latency_speedup=latency_speedup)  # fmt: skip
         if isinstance(metanetwork, str) and metanetwork == "default":
             metanetwork = None  # none is shipped for zeros
+    speedup, latency = _check_targets(speedup, latency_ms, latency_speedup, round_to)
+    _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
     _check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
@@ -163,8 +172,10 @@ def prune(
         steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
+        measurements = []
         if drops_channels:
-            small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
+            options = {"criterion": criterion, "round_to": round_to, "seed": seed}
+            small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         else:
             small, plan = replace_weights(model, rewritten.weights or {}), None
         small = zeros.begin(small, None if drops_channels else rewritten.score)
@@ -202,7 +213,9 @@ def prune(
         "repair": repair,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "seed": int(seed),
-        "speedup": {"target": float(speedup), "reached": plan.speedup} if plan else {"target": None, "reached": 1.0},
+        "speedup": {"target": None if latency or not plan else float(speedup), "reached": plan.speedup if plan else 1.0},
+        "round_to": round_to,
+        **({"latency": {"target": dataclasses.asdict(latency), "measurements": measurements}} if latency else {}),
         **steps,
         **zeros.report(small, model),
         "widths": {
@@ -310,7 +323,7 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
     return Rewritten(weights, score, statistics)
 
 
-def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", seed=0):
+def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", round_to=None, seed=0):
     """Plans and rebuilds: the smaller model, not yet repaired, and its plan.
 
     Args:
@@ -318,6 +331,7 @@ def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group
       rewritten: of `rewrite`.
       speedup: as for `prune`.
       criterion: as for `prune`.
+      round_to: as for `prune`.
       seed: as for `prune`.
 
     Raises:
@@ -325,9 +339,21 @@ def shrink(trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group
     """
     plan = make_plan(
         trace, criterion, speedup=speedup, score=rewritten.score, weights=rewritten.weights,
-        statistics=rewritten.statistics, seed=seed,
+        statistics=rewritten.statistics, round_to=round_to, seed=seed,
     )  # fmt: skip
     return rebuild_model(trace, plan, rewritten.weights), plan
+
+
+def _shrink_to(trace, rewritten, speedup, latency, options):
+    """Shrinks to a speed-up or a latency: the smaller model, its plan, what was measured."""
+    if latency is None:
+        return *shrink(trace, rewritten, speedup=speedup, **options), []
+    with progress_bar("Measuring latency"):
+        found, measurements = prune_to_latency(
+            lambda macs_speedup: shrink(trace, rewritten, speedup=macs_speedup, **options), measure_with(trace.model),
+            latency, f"Model {trace.model.name!r}",
+        )  # fmt: skip
+    return *found, [dataclasses.asdict(measurement) for measurement in measurements]
 
 
 def _shuffled(data, seed):
@@ -376,6 +402,23 @@ def _unknown_layers(trace) -> list[str]:
 
 def _name(function) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _check_targets(speedup, latency_ms, latency_speedup, round_to):
+    """The speed-up to reach, and the latency in its place or None."""
+    given = {"speedup": speedup, "latency_ms": latency_ms, "latency_speedup": latency_speedup}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ArgumentError(f"prune: expected one of {', '.join(given)}, got {len(given)} of them. Leave the others out.")
+    for name, lowest in (("latency_ms", 0), ("latency_speedup", 1)):
+        value = given.get(name, math.inf)
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or value < lowest or value == 0 or (name in given and math.isinf(value)):
+            raise ArgumentError(f"prune: expected {name} to be a number above {lowest}, got {value!r}. Try {lowest + 1.5}.")
+    if round_to is not None and (not isinstance(round_to, numbers.Integral) or isinstance(round_to, bool) or round_to < 1):
+        raise ArgumentError(f"prune: expected round_to to be a whole number >= 1 or None, got {round_to!r}. Try 8.")
+    is_latency = bool(given) and speedup is None
+    return 2.0 if speedup is None else speedup, LatencyTarget(latency_ms, latency_speedup) if is_latency else None
 
 
 def _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):

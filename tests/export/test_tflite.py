@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, ExportError, UnsupportedModelError
-from tfmetaprune.export import tflite
+from tfmetaprune.export import running, samples, tflite, verify
 from tfmetaprune.export.tflite import export_tflite, run_tflite
 
 KINDS = [None, "float16", "dynamic", "int8"]
@@ -118,8 +118,8 @@ def test_order_of_more_than_ten_inputs_and_outputs(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_disagreement_writes_nothing(kind, two_by_two, tmp_path, monkeypatch):
-    right = tflite._keras_outputs
-    monkeypatch.setattr(tflite, "_keras_outputs", lambda *args: [right(*args)[0], right(*args)[1][:, ::-1]])
+    right = tflite.keras_outputs
+    monkeypatch.setattr(tflite, "keras_outputs", lambda *args: [right(*args)[0], right(*args)[1][:, ::-1]])
     path = tmp_path / "m.tflite"
     path.write_bytes(b"an older file")
     data = tuple(np.random.default_rng(5).normal(size=(2, 60, 4)))
@@ -130,8 +130,8 @@ def test_disagreement_writes_nothing(kind, two_by_two, tmp_path, monkeypatch):
 
 
 def test_float32_notices_a_small_difference(model, tmp_path, monkeypatch):
-    right = tflite._keras_outputs
-    monkeypatch.setattr(tflite, "_keras_outputs", lambda *args: [output * 1.001 for output in right(*args)])
+    right = tflite.keras_outputs
+    monkeypatch.setattr(tflite, "keras_outputs", lambda *args: [output * 1.001 for output in right(*args)])
     with pytest.raises(ExportError, match=r"a difference of 0\.001 of the largest output"):
         export_tflite(model, tmp_path / "m.tflite")
     export_tflite(model, tmp_path / "m.tflite", quantize="float16")
@@ -207,12 +207,12 @@ def test_representative_data_of_one_input(model, images):
     forms = [images, (images, labels), [images], [images, labels], {model.input_names[0]: images}, tf.constant(images)]
     forms += [dataset(x).batch(32) for x in (images, (images, labels), (images, labels, weights))]
     for form in forms:
-        (array,) = tflite._representative_arrays(model, form)
+        (array,) = samples.representative_arrays(model, form)
         np.testing.assert_array_equal(array, images)
-    (many,) = tflite._representative_arrays(model, np.concatenate([images] * 4))
+    (many,) = samples.representative_arrays(model, np.concatenate([images] * 4))
     assert many.shape == (256, 10, 10, 3)
     np.testing.assert_array_equal(many[-1], images[-1])  # spread over all of them
-    (many,) = tflite._representative_arrays(model, dataset(images).repeat().batch(50))
+    (many,) = samples.representative_arrays(model, dataset(images).repeat().batch(50))
     np.testing.assert_array_equal(many, np.concatenate([images] * 3)[:256])
 
 
@@ -223,13 +223,13 @@ def test_representative_data_of_several_inputs(two_by_two):
     forms = [(zebra, ant), [zebra, ant], ((zebra, ant), labels), named, (named, labels)]
     forms += [dataset(x).batch(4) for x in ((zebra, ant), ((zebra, ant), labels), named, (named, labels))]
     for form in forms:
-        first, second = tflite._representative_arrays(two_by_two, form)
+        first, second = samples.representative_arrays(two_by_two, form)
         np.testing.assert_array_equal(first, zebra)
         np.testing.assert_array_equal(second, ant)
     a, b = keras.Input((4,)), keras.Input((4,))
     by_key = keras.Model({"zebra": a, "ant": b}, a - b)
-    first, second = tflite._representative_arrays(by_key, named)  # model.inputs are sorted by key then
-    np.testing.assert_array_equal(by_key(named), tflite._keras_outputs(by_key, [first, second])[0])
+    first, second = samples.representative_arrays(by_key, named)  # model.inputs are sorted by key then
+    np.testing.assert_array_equal(by_key(named), tflite.keras_outputs(by_key, [first, second])[0])
 
 
 def test_representative_data_that_do_not_fit(model, two_by_two):
@@ -243,9 +243,9 @@ def test_representative_data_that_do_not_fit(model, two_by_two):
     ]
     for some_model, data in wrong:
         with pytest.raises(ArgumentError, match="expected representative_data for the inputs .* got"):
-            tflite._representative_arrays(some_model, data)
+            samples.representative_arrays(some_model, data)
     with pytest.raises(ArgumentError, match="got an empty dataset"):
-        tflite._representative_arrays(model, unbatched.batch(2).take(0))
+        samples.representative_arrays(model, unbatched.batch(2).take(0))
 
 
 def test_unknown_sizes_come_from_the_data(tmp_path):
@@ -310,17 +310,17 @@ def test_compare_counts_only_clear_samples():
     expected, actual = _clear_scores(20), _clear_scores(20)
     expected[:5] = [1.0, 1.1, 0.0]
     actual[:5] = [1.1, 1.0, 0.0]
-    (_, _, agreement), problem = tflite._compare(expected, actual, "int8", 0.0)
+    (_, _, agreement), problem = verify._compare(expected, actual, "int8", 0.0)
     assert agreement == 1.0 and problem is None
     actual[10:12] = np.roll(actual[10:12], 1, axis=1)
-    (_, _, agreement), problem = tflite._compare(expected, actual, "int8", 0.0)
+    (_, _, agreement), problem = verify._compare(expected, actual, "int8", 0.0)
     assert agreement == pytest.approx(13 / 15) and "87%" in problem
 
 
 @pytest.mark.parametrize("expected", [_clear_scores(7), np.repeat(_clear_scores(1), 20, axis=0), np.ones((20, 2))])
 def test_compare_judges_numbers_where_classes_tell_nothing(expected):
-    assert tflite._compare(expected, expected * 1.09, "int8", 0.0)[1] is None
-    assert "RMS error of 0.11" in tflite._compare(expected, expected * 1.11, "dynamic", 0.0)[1]
+    assert verify._compare(expected, expected * 1.09, "int8", 0.0)[1] is None
+    assert "RMS error of 0.11" in verify._compare(expected, expected * 1.11, "dynamic", 0.0)[1]
 
 
 def test_compare_notices_nan_and_shapes():
@@ -328,9 +328,9 @@ def test_compare_notices_nan_and_shapes():
     for kind in KINDS:
         wrong = expected.copy()
         wrong[3, 1] = np.nan
-        assert tflite._compare(expected, wrong, kind, 1.0)[1] is not None
-        assert "shape (20, 2)" in tflite._compare(expected, expected[:, :2], kind, 1.0)[1]
-    assert tflite._compare(expected[:, :1], expected[:, :1], None, 0.0)[0] == (0.0, 0.0, None)
+        assert verify._compare(expected, wrong, kind, 1.0)[1] is not None
+        assert "shape (20, 2)" in verify._compare(expected, expected[:, :2], kind, 1.0)[1]
+    assert verify._compare(expected[:, :1], expected[:, :1], None, 0.0)[0] == (0.0, 0.0, None)
 
 
 def test_run_tflite_errors(two_by_two, tmp_path):
@@ -370,5 +370,5 @@ def test_a_process_that_exports_and_runs_is_quiet(tmp_path):
 
 
 def test_examples_run():
-    results = doctest.testmod(tflite)
-    assert results.attempted >= 7 and results.failed == 0
+    results = [doctest.testmod(module) for module in (running, tflite)]
+    assert sum(result.attempted for result in results) >= 7 and not any(result.failed for result in results)

@@ -1,110 +1,136 @@
-"""Measures how long TFLite files take, side by side."""
+"""Sets models and TFLite files side by side: how long they take, what they weigh, what they compute."""
 
 import dataclasses
+import gzip
 import os
-import time
+import pathlib
+import tempfile
 
 import numpy as np
 
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.export.tflite import _interpreter_errors, _load, _muted, _random_array
+from tfmetaprune.export.contents import peak_activation_bytes, read_contents
+from tfmetaprune.export.latency import LatencyReport, latency_report, time_in_turns
+from tfmetaprune.export.profile import OperatorTime, profile_file
+from tfmetaprune.export.samples import random_samples
+from tfmetaprune.export.tflite import export_tflite
+from tfmetaprune.interop import carry
+from tfmetaprune.pruning import cost
+from tfmetaprune.trace import trace_model
 
-_ADVICE = "Export the model again with export_tflite."
+_NUM_CHECKED = 4  # samples that the temporary file of a Keras model is compared on
 
 
 @dataclasses.dataclass(frozen=True)
-class LatencyReport:
-    """How long one inference of one sample takes.
+class ModelBenchmark:
+    """What was measured of one model or file.
 
     Attributes:
-      median_ms: Median over the runs, in milliseconds.
-      min_ms: Fastest run, in milliseconds: the least disturbed one.
-      p90_ms: 90th percentile, in milliseconds.
-      num_runs: Number of timed runs.
+      name: The model's name, or the file's path.
+      latency: A `LatencyReport`, of one sample.
+      speedup: Latency of the first of the models / latency of this one, of runs in the same round; median over the rounds.
+      speedup_p10, speedup_p90: 10th and 90th percentile of the same.
+      size_bytes: Size of the TFLite file (of a Keras model: as float32).
+      gzip_size_bytes: The same after gzip.
+      activation_bytes: The most memory that activations take at once, at batch 1, by the sizes in the file: an arena
+        needs at least as much. XNNPACK's copies of the weights come on top.
+      macs, parameters: Multiply-accumulates of one forward pass, and numbers held in variables; None for files.
+      operators: Times of the operators, in order; None if they were not profiled.
     """
 
-    median_ms: float
-    min_ms: float
-    p90_ms: float
-    num_runs: int
+    name: str
+    latency: LatencyReport
+    speedup: float
+    speedup_p10: float
+    speedup_p90: float
+    size_bytes: int
+    gzip_size_bytes: int
+    activation_bytes: int
+    macs: int | None = None
+    parameters: int | None = None
+    operators: tuple[OperatorTime, ...] | None = None
 
 
-def measure_latency(paths, *, num_threads=1, num_warmup=10, num_runs=50):
-    """Measures the latency of TFLite files at batch 1, in turns.
+@dataclasses.dataclass(frozen=True)
+class BenchmarkReport:
+    """What `benchmark` returns.
 
-    Every round runs each file once, so that a machine that is busy for a while slows all of them alike. Only the
-    inference is timed (XNNPACK, as by default), not the copies of inputs and outputs. The inputs are seeded random
-    numbers.
+    Attributes:
+      models: One `ModelBenchmark` for each model or file, in the order they were given.
+      num_threads: Number of threads.
+    """
+
+    models: tuple[ModelBenchmark, ...]
+    num_threads: int
+
+    def to_dict(self) -> dict:
+        """Returns the fields as a dict that `json.dumps` accepts."""
+        return dataclasses.asdict(self)
+
+
+def benchmark(*models_or_files, num_threads=1, num_warmup=10, num_runs=50, profile=False) -> BenchmarkReport:
+    """Measures models and TFLite files side by side, in LiteRT, on this machine.
+
+    Every round runs each of them once, so that a machine that is busy for a while slows all of them alike, and
+    speed-ups are taken within rounds.
 
     Args:
-      paths: Paths of the files, or one path.
-      num_threads: Number of threads of each interpreter.
-      num_warmup: Number of rounds that are not timed.
-      num_runs: Number of timed rounds.
+      *models_or_files: Keras models (of either Keras), which are exported to temporary float32 files first; and paths of
+        TFLite files.
+      num_threads: Number of threads.
+      num_warmup: Number of rounds that are not counted.
+      num_runs: Number of rounds that are.
+      profile: Whether to time each operator too, in a process of its own. LiteRT's Python package cannot do that, its C
+        library can: tried with ai-edge-litert 2.3.
 
     Returns:
-      A dict from each path, as it was given, to its `LatencyReport`.
+      A `BenchmarkReport`.
 
     Raises:
-      ArgumentError: No path is given, a number is too small, or a file's batch size is not 1 or its other sizes are
-        unknown.
-      ExportError: A file cannot be read or run.
+      ArgumentError: Nothing is given to measure, a number is too small, or inputs have unknown sizes.
+      UnsupportedModelError: A model cannot be traced.
+      ExportError: A model cannot be exported, or a file cannot be read, run or profiled.
 
     Example:
-      >>> import tempfile
       >>> from tfmetaprune._keras import keras
-      >>> from tfmetaprune.export.tflite import export_tflite
-      >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = export_tflite(model, f"{folder}/model.tflite").path
-      ...     latency = measure_latency([path], num_runs=5)[path]
-      >>> 0 < latency.min_ms <= latency.median_ms <= latency.p90_ms
-      True
-      >>> latency.num_runs
-      5
+      >>> layers = keras.layers
+      >>> wide, narrow = (keras.Sequential([keras.Input((8,)), layers.Dense(n), layers.Dense(3)]) for n in (64, 16))
+      >>> report = benchmark(wide, narrow, num_runs=5)
+      >>> [model.macs for model in report.models]
+      [704, 176]
+      >>> report.models[0].speedup
+      1.0
     """
-    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(dict.fromkeys(paths))
-    if not paths:
-        raise ArgumentError("measure_latency: expected at least one path, got none. Pass the files to measure.")
-    if num_threads < 1 or num_warmup < 0 or num_runs < 1:
+    if not models_or_files or min(num_threads, num_runs, num_warmup + 1) < 1:
         raise ArgumentError(
-            f"measure_latency: expected num_threads >= 1, num_warmup >= 0 and num_runs >= 1, got {num_threads}, "
-            f"{num_warmup} and {num_runs}. Raise them."
+            f"benchmark: expected models or files, num_threads >= 1, num_warmup >= 0 and num_runs >= 1, got "
+            f"{len(models_or_files)} to measure and {num_threads}, {num_warmup} and {num_runs}. Mend what is too small."
         )
-    interpreters = {path: _ready_interpreter(path, num_threads) for path in paths}
-    times_ms = {path: [] for path in paths}
-    for round_index in range(num_warmup + num_runs):
-        for path, interpreter in interpreters.items():
-            with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
-                start_ns = time.perf_counter_ns()
-                interpreter.invoke()
-                elapsed_ns = time.perf_counter_ns() - start_ns
-            if round_index >= num_warmup:
-                times_ms[path].append(elapsed_ns / 1e6)
-    return {
-        path: LatencyReport(
-            median_ms=float(np.median(times)),
-            min_ms=float(np.min(times)),
-            p90_ms=float(np.percentile(times, 90)),
-            num_runs=num_runs,
-        )
-        for path, times in times_ms.items()
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        paths, known = [], []
+        for index, candidate in enumerate(models_or_files):
+            is_file = isinstance(candidate, (str, os.PathLike))
+            paths.append(pathlib.Path(candidate) if is_file else pathlib.Path(folder) / f"{index}.tflite")
+            known.append({"name": str(candidate)} if is_file else _export(candidate, paths[-1]))
+        times_ms = time_in_turns(paths, num_threads=num_threads, num_warmup=num_warmup, num_runs=num_runs)
+        operators = [profile_file(path, num_threads=num_threads) if profile else None for path in paths]
+        measured = map(_measured, paths, known, times_ms, times_ms[0] / times_ms, operators)
+        return BenchmarkReport(tuple(measured), num_threads)
 
 
-def _ready_interpreter(path, num_threads):
-    """Returns an interpreter whose inputs are set, to one random sample."""
-    rng = np.random.default_rng(0)
-    with _interpreter_errors(f"measure_latency '{path}'", _ADVICE):
-        interpreter = _load(path, num_threads)
-        shapes = [tuple(details["shape_signature"].tolist()) for details in interpreter.get_input_details()]
-        if any(shape[0] not in (-1, 1) or -1 in shape[1:] for shape in shapes):
-            raise ArgumentError(
-                f"measure_latency '{path}': expected inputs of batch size 1 or -1 (any) and known other sizes, got "
-                f"{shapes}. Export a model with a fully known input shape."
-            )
-        with _muted():
-            interpreter.allocate_tensors()
-        for details in interpreter.get_input_details():
-            interpreter.set_tensor(details["index"], _random_array(rng, details["shape"], details["dtype"]))
-    return interpreter
+def _export(model, path) -> dict:
+    """Writes a model's float32 file; returns its name, MACs and parameters."""
+    model, _ = carry(model)
+    costs = dataclasses.asdict(cost(trace_model(model)))
+    export_tflite(model, path, representative_data=[array[:_NUM_CHECKED] for array in random_samples(model)])
+    return {"name": model.name, **costs}
+
+
+def _measured(path, known, times_ms, speedups, operators) -> ModelBenchmark:
+    content = path.read_bytes()
+    p10, median, p90 = np.percentile(speedups, [10, 50, 90]).tolist()
+    return ModelBenchmark(
+        latency=latency_report(times_ms), speedup=median, speedup_p10=p10, speedup_p90=p90, size_bytes=len(content),
+        gzip_size_bytes=len(gzip.compress(content)), activation_bytes=peak_activation_bytes(read_contents(path)),
+        operators=operators, **known,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.pruning.cost import mac_terms, total_macs
 from tfmetaprune.pruning.groups import ChannelGroup, channel_groups
 from tfmetaprune.pruning.importance import check_numbers, scorer
+from tfmetaprune.pruning.rounding import round_widths
 from tfmetaprune.trace import ModelTrace
 
 SMALL_STEP = 0.005  # share of the prunable channels that go between two estimates (METHOD.md)
@@ -109,7 +111,8 @@ def plan_from_keep(trace: ModelTrace, keep: np.ndarray) -> PruningPlan:
 
 def make_plan(
     trace: ModelTrace, scores_or_criterion="group_l2", *, speedup: float, score=None, floor: float = 0.1,
-    step: float | None = None, weights: Mapping | None = None, statistics: np.ndarray | None = None, seed: int = 0,
+    step: float | None = None, round_to: int | None = None, weights: Mapping | None = None,
+    statistics: np.ndarray | None = None, seed: int = 0,
 ) -> PruningPlan:  # fmt: skip
     """Chooses the channels to drop.
 
@@ -125,6 +128,7 @@ def make_plan(
       floor: share of its channels, in [0, 1], that every group and every layer keeps; one remains in any case.
       step: share of all prunable channels that go between two estimates, in (0, 1]. None: 0.005; with a `score` 1, because
         a metanetwork's scores are trained for a ranking in one shot.
+      round_to: what the widths that lose channels shall be multiples of, see `rounding.round_widths`; None for any width.
       weights: (layer name, weight name) -> tensor in place of the model's own, for the L2 criteria.
       statistics: float [num_units, S], the channel statistics, for "fisher".
       seed: for "random".
@@ -135,6 +139,8 @@ def make_plan(
     """
     _check_range("speedup", speedup, 1, math.inf, "a MACs ratio of at least 1", "Give 2.0 to halve the MACs")
     _check_range("floor", floor, 0, 1, "a share in [0, 1]", "Give 0.1 to keep a tenth of every layer")
+    if round_to is not None and (not isinstance(round_to, numbers.Integral) or round_to < 1):
+        raise ArgumentError(f"round_to: expected a whole number >= 1 or None, got {round_to!r}. Give 8.")
     step = (SMALL_STEP if score is None else 1.0) if step is None else step
     _check_range("step", step, 0, 1, "a share in (0, 1]", "Give 0.005", open_low=True)
     keep = np.ones(trace.channels.num_units, bool)
@@ -164,6 +170,9 @@ def make_plan(
                 f"{macs_before / macs:.2f} with a floor of {floor:g}. Ask for less, or lower the floor."
             )
         keep, macs = _drop(terms, keep, order, macs_before / speedup)
+    if round_to is not None:
+        scores = np.where(keep, estimate(keep), estimate(np.ones_like(keep))) + added
+        keep = round_widths(trace, keep, scores, terms, round_to=round_to, floor=floor, target=macs_before / speedup)
     return plan_from_keep(trace, keep)
 
 

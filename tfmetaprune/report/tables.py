@@ -41,6 +41,39 @@ def comparison_table(title, rows) -> Table:
     return table
 
 
+def benchmark_table(report) -> Table:
+    """Makes the table of a `BenchmarkReport`: a row for each model or file.
+
+    Args:
+      report: what `benchmark` returned.
+    """
+    threads = f"{report.num_threads} thread{'s' * (report.num_threads != 1)}"
+    table = Table(title=f"TFLite, {threads}; 10th to 90th percentile in brackets", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("Model", overflow="fold")
+    for header in ("Latency", "Speed-up", "Bytes", "gzip", "Activations", "MACs", "Params"):
+        table.add_column(header, justify="right")
+    for model in report.models:
+        latency = model.latency
+        spread = f"({_format_milliseconds(latency.p10_ms)} - {_format_milliseconds(latency.p90_ms)})"
+        counts = (model.size_bytes, model.gzip_size_bytes, model.activation_bytes, model.macs, model.parameters)
+        table.add_row(
+            model.name, f"{_format_milliseconds(latency.median_ms)} {spread}",
+            f"{model.speedup:.2f} ({model.speedup_p10:.2f} - {model.speedup_p90:.2f})",
+            *(_MISSING if count is None else format_count(count) for count in counts),
+        )  # fmt: skip
+    return table
+
+
+def operators_table(model) -> Table:
+    """Makes the table of the operators of a `ModelBenchmark` that were profiled."""
+    table = Table(title=f"Operators of {model.name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, side in (("#", "right"), ("Operator", "left"), ("Median", "right"), ("Share", "right")):
+        table.add_column(header, justify=side)
+    for index, operator in enumerate(model.operators):
+        table.add_row(str(index), operator.name, _format_milliseconds(operator.median_ms), f"{operator.share:.1%}")
+    return table
+
+
 def groups_table(inspection) -> Table:
     """Makes the table of a model's channel groups.
 
