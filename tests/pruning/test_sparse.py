@@ -211,6 +211,12 @@ def test_ties_and_zeros_that_are_there_already():
     options = {"metanetwork": None, "repair": None, "finetune": 2, "schedule": "one_shot", "scope": "layer"}
     layers = tfmetaprune.prune(model, data, method="unstructured", sparsity=0.5, **options).report["sparsity"]["layers"]
     assert all(entry["zeros"] >= 128 for entry in layers.values())
+    plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.5, scope="layer"))
+    small, masks = zero_out(model, plan)
+    training = SparseTraining(small, plan, masks)
+    finetune_model(small, tf.data.Dataset.from_tensor_slices(data).batch(32), epochs=1, prepare=training)
+    for key, mask in training.finish().items():
+        np.testing.assert_array_equal(mask, masks[key])  # not chosen again in the first step
 
 
 @pytest.mark.parametrize("count, length", [(2, 4), (1, 4), (4, 8), (1, 2)])
