@@ -26,9 +26,11 @@ METHODS = {
     "structured, 2x": {"speedup": 2.0},
     "structured, 2x, round_to=8": {"speedup": 2.0, "round_to": 8},
     "structured, 2x, round_to=16": {"speedup": 2.0, "round_to": 16},
+    "structured, 2x, round_to=16, traffic_weight=0.05": {"speedup": 2.0, "round_to": 16, "traffic_weight": 0.05},
     "structured, 4x": {"speedup": 4.0},
     "structured, 4x, round_to=8": {"speedup": 4.0, "round_to": 8},
     "structured, 4x, round_to=16": {"speedup": 4.0, "round_to": 16},
+    "structured, 4x, round_to=16, traffic_weight=0.05": {"speedup": 4.0, "round_to": 16, "traffic_weight": 0.05},
     "unstructured, 80 %": {"method": "unstructured", "sparsity": 0.8},
     "2:4": {"method": "2:4"},
     "block (1, 4), 80 %": {"method": "block", "block_shape": (1, 4), "sparsity": 0.8},
@@ -43,12 +45,14 @@ dense / pruned within rounds, its 10th to 90th percentile in brackets. *Held*: t
 size of the file with zeros left out (`sparse=True`); a dash where there are no zeros, *refused* where XNNPACK does not load it.
 
 - **Whole channels** make files smaller and faster, at every precision. `round_to` matters where kernels work on blocks of
-  channels: a width of 17 costs as much as one of 24 or 32.
-- **Single zeros** make downloads smaller, by gzip alone; leaving them out of the file gains little on top of that. They do not make
-  anything faster here: XNNPACK has sparse kernels for 1x1 convolutions in float32 alone, and only for networks that are made of
-  nothing but what its policy knows (see method "xnnpack").
+  channels: a width of 17 costs as much as one of 24 or 32; int8 kernels of wide CPUs work on 16 and more. What is left after that is
+  memory: the first layers move much of it for few MACs, and `traffic_weight` lets their channels go first where importances are equal.
+- **Single zeros** make downloads smaller, by gzip alone; leaving them out of the file gains little on top of that. XNNPACK's sparse
+  kernels are for 1x1 convolutions of floating point numbers, in networks that consist of what TF-MOT's policy lists (method
+  "xnnpack"), from a 3x3 stem to the global mean; the latency columns tell whether they are used.
 - **N:M** (2:4) is a format of GPUs. TFLite has none: the file stores every such kernel as rows of single zeros.
-- **Blocks** pay where kernels exist for them: dense layers in blocks along the inputs.
+- **Blocks** are stored as blocks in dense layers alone, along the inputs. XNNPACK loads 8-bit dense layers with zeros left out only
+  in blocks of 1 x 16.
 
 """
 

@@ -43,7 +43,7 @@ def _clock(trace, *, overhead_ms=0.0, exponent=1.0, noise=0.0):
     return measure
 
 
-@pytest.mark.parametrize("clock", [{}, {"overhead_ms": 2.0}, {"exponent": 0.6}, {"overhead_ms": 1.0, "noise": 0.03}])
+@pytest.mark.parametrize("clock", [{}, {"overhead_ms": 2.0}, {"exponent": 0.6}, {"exponent": 1.6}, {"overhead_ms": 1.0, "noise": 0.03}])
 @pytest.mark.parametrize("target", [LatencyTarget(latency_speedup=2.0), LatencyTarget(latency_ms=4.0)])
 def test_reaches_the_target_and_not_much_more(clock, target, trace):
     (model, plan), measurements = prune_to_latency(_shrink(trace), _clock(trace, **clock), target, "Model")

@@ -74,6 +74,7 @@ def prune(
     latency_ms: Annotated[float | None, typer.Option(help="Instead: milliseconds in TFLite on this machine.")] = None,
     latency_speedup: Annotated[float | None, typer.Option(help="Instead: latency before / after.")] = None,
     round_to: Annotated[int | None, typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1)] = None,
+    traffic_weight: Annotated[float, typer.Option(help="Let channels that move much memory go first; try 0.05.", min=0)] = 0.0,
     metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
@@ -97,7 +98,7 @@ def prune(
             keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
             metanetwork=None if metanetwork.lower() == "none" else metanetwork,
             finetune="default" if epochs is None else epochs or None, seed=seed, round_to=round_to, latency_ms=latency_ms,
-            latency_speedup=latency_speedup, method=method, sparsity=sparsity, block_shape=block_shape,
+            latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity, block_shape=block_shape,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
