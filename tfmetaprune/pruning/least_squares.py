@@ -23,7 +23,7 @@ from tfmetaprune.trace import ModelTrace, call_arguments, run
 RIDGE = 0.01
 NUM_SAMPLES = 512
 MEMORY_BYTES = 2**31  # of activations that are held at once
-_CHUNK = 64  # inputs in one call
+CHUNK_BYTES = 2**27  # of the activations of the inputs that a layer is called on at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Fitted:
 
 def fit_least_squares(
     trace: ModelTrace, keep, dataset, *, weights: Mapping | None = None, ridge: float = RIDGE, num_samples: int = NUM_SAMPLES,
-    memory_bytes: int = MEMORY_BYTES, chunk: int = _CHUNK, seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES, chunk: int | None = None, seed: int = 0,
 ) -> Fitted:  # fmt: skip
     """Fits the weights that remain, layer by layer.
 
@@ -61,7 +61,7 @@ def fit_least_squares(
       ridge: how strongly it is drawn there, in units of the mean square of what the layer reads; above 0.
       num_samples: at most so many inputs are used.
       memory_bytes: of activations held at once; fewer inputs are used where they need more.
-      chunk: inputs in one call of a layer; the result does not depend on it.
+      chunk: inputs in one call of a layer; the result does not depend on it. None: as many as take 128 MiB.
       seed: of the positions that are drawn.
 
     Raises:
@@ -87,7 +87,9 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[
     for batch in dataset:
         inputs = model_inputs(trace.model, batch)
         if not batches:
-            num_samples = min(num_samples, max(1, memory_bytes // _bytes_per_sample(trace, [value[:1] for value in inputs])))
+            size = _bytes_per_sample(trace, [value[:1] for value in inputs])
+            num_samples = min(num_samples, max(1, memory_bytes // size))
+            chunk = max(1, CHUNK_BYTES // size) if chunk is None else chunk
         batches.append([value[: num_samples - count] for value in inputs])
         count += int(batches[-1][0].shape[0])
         if count >= num_samples:
