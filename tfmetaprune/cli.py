@@ -72,6 +72,7 @@ def prune(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for model.keras, plan.json and report.json.")],
     speedup: Annotated[float, typer.Option(help="MACs before / MACs after, at least 1.")] = 2.0,
     metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
+    repair: Annotated[str, typer.Option(help="least_squares, bn, data_free, default or none.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
 ):
@@ -87,7 +88,8 @@ def prune(
         result = pipeline.prune(
             keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
             metanetwork=None if metanetwork.lower() == "none" else metanetwork,
-            finetune="default" if epochs is None else epochs or None, seed=seed,
+            finetune="default" if epochs is None else epochs or None,
+            repair=None if repair.lower() == "none" else repair, seed=seed,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
@@ -101,6 +103,8 @@ def prune(
     console.print(comparison_table(title, rows))
     for layer in report["unknown_layers"]:
         console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+    for reason in (report["repair"] or {}).get("left_alone", ()):
+        console.print(f"Not repaired: layer {reason}", markup=False)
     console.print(f"Model, plan and report are in {out}", soft_wrap=True)
 
 

@@ -21,12 +21,14 @@ from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
     CRITERIA,
+    NEEDING_DATA,
+    REPAIRS,
     PruningPlan,
     channel_groups,
     cost,
     make_plan,
     rebuild_model,
-    reestimate_bn,
+    repair_model,
     replace_weights,
 )
 from tfmetaprune.report.progress import progress_bar
@@ -83,7 +85,7 @@ class Inspection:
 
 def prune(
     model, train_data=None, *, validation_data=None, speedup=2.0, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="bn", seed=0,
+    metanetwork="default", finetune="default", repair="default", seed=0,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, the rest is repaired and fine-tuned.
 
@@ -103,7 +105,10 @@ def prune(
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
         gets the data as they were passed in, or None.
-      repair: "bn" (the statistics of BatchNormalization are estimated again after pruning) or None.
+      repair: "least_squares" (the weights that remain are fitted layer by layer so that each layer makes what it made
+        before, on up to 1,024 inputs without labels), "bn" (the statistics of BatchNormalization are estimated again), "data_free"
+        (averages of what is gone are put into biases and statistics), "default" ("least_squares", or "data_free" without
+        `train_data`) or None.
       seed: of everything random, 0 <= seed < 2**32.
 
     Returns:
@@ -142,9 +147,10 @@ def prune(
         small, plan = shrink(trace, rewritten, speedup=speedup, criterion=criterion, seed=seed)
         left = cost(trace, plan.keep)
         steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **evaluate(small)}
-        if repair == "bn":
-            with progress_bar("Estimating BatchNormalization statistics"):
-                small = reestimate_bn(small, train)
+        repaired = None
+        if repair is not None:
+            with progress_bar("Repairing what remains"):
+                small, repaired = repair_model(trace, plan, small, train, repair, weights=rewritten.weights, seed=seed)
             steps["repaired"] = evaluate(small)
         history = None
         if callable(finetune):
@@ -164,7 +170,7 @@ def prune(
         "method": method,
         "criterion": criterion if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
-        "repair": repair,
+        "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "seed": int(seed),
         "speedup": {"target": float(speedup), "reached": plan.speedup},
@@ -366,8 +372,8 @@ def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, 
             f"prune: expected finetune to be 'default', a number of epochs >= 1, a callable or None, got {finetune!r}. "
             f"Use None to leave it out."
         )
-    if repair not in (None, "bn"):
-        raise ArgumentError(f"prune: expected repair to be 'bn' or None, got {repair!r}. Use None to leave it out.")
+    if not (repair is None or (isinstance(repair, str) and repair in REPAIRS)):
+        raise ArgumentError(f"prune: expected repair to be one of {', '.join(REPAIRS)} or None, got {repair!r}. Use 'default'.")
     if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
 
@@ -375,7 +381,11 @@ def _check_arguments(speedup, method, criterion, metanetwork, finetune, repair, 
 def _check_train_data(train_data, criterion, metanetwork, finetune, repair):
     if train_data is not None:
         return
-    needing = {"metanetwork": metanetwork, "repair": repair, "finetune": None if callable(finetune) else finetune}
+    needing = {
+        "metanetwork": metanetwork,
+        "repair": repair if repair in NEEDING_DATA else None,
+        "finetune": None if callable(finetune) else finetune,
+    }
     needing = {name: value for name, value in needing.items() if value is not None}
     if needing:
         named = ", ".join(

@@ -21,7 +21,7 @@ from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.trace import ModelTrace, call_arguments, run
 
 RIDGE = 0.01
-NUM_SAMPLES = 512
+NUM_SAMPLES = 1024
 MEMORY_BYTES = 2**31  # of activations that are held at once
 CHUNK_BYTES = 2**27  # of the activations of the inputs that a layer is called on at once
 
@@ -215,12 +215,18 @@ class _Walk:
             is_batch_norm(self.trace.channels.calls[reader])
             for i in calls for tensor in self.trace.calls[i].outputs for reader in self.readers.get(tensor, (i,))
         )  # fmt: skip
-        if others and changed:
+        if others and (changed or any(self._reads_dead(channels, name) for name in others)):
             made = " and ".join(others)
-            self.left_alone.append(f"{call.title}: what its {made} makes cannot be told from what comes out")
+            self.left_alone.append(f"{call.title}: nothing is known about what is made by {made} alone")
         if not changed and not any(one.reads_dead for one in maps):
             return []
         return [KernelFit(one, self.ridge, free_mean, touched, self.seed) for one in maps]
+
+    def _reads_dead(self, channels, name) -> bool:
+        """Whether channels that a kernel reads are gone."""
+        axes = channels.weights[name]
+        roles = [channels.roles.get(axes.names[axis]) for axis in axes.source]
+        return not all(self.keep[self.trace.channels.units(layout)].all() for layout in roles if layout is not None)
 
     def _sides(self, index, number) -> Sides:
         call = self.trace.calls[index]

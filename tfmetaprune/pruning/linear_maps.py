@@ -167,7 +167,8 @@ def _names(channels, kernel) -> set[str]:
 
 def _find(trace, channels, name, axes, keep) -> LinearMap | None:
     layer = channels.call.layer
-    if any(count > 1 for count in axes.merged) or not channels.output_names or channels.spec.aliases.get("state"):
+    recurrent = any(one.endswith("state") for weight in channels.weights.values() for one in weight.names)
+    if recurrent or any(count > 1 for count in axes.merged) or not channels.output_names:
         return None
     mask = {role: keep[trace.channels.units(layout)] for role, layout in channels.roles.items()}
     if axes.per_channel is not None:
