@@ -135,7 +135,7 @@ def test_encode_decode_is_exact(name):
 
 
 def test_repair_alone_changes_statistics_alone(model):
-    result = tfmetaprune.prune(model, make_data(64)[0], speedup=1, metanetwork=None, finetune=None)
+    result = tfmetaprune.prune(model, make_data(64)[0], speedup=1, metanetwork=None, finetune=None, repair="bn")
     changed = {
         weight.name.split("/")[-1].split(":")[0]
         for weight, a, b in zip(model.weights, model.get_weights(), result.model.get_weights(), strict=True)
@@ -258,7 +258,7 @@ def test_inspect_nothing_to_prune_is_no_error():
         ({"finetune": 0}, "expected finetune .* got 0"),
         ({"finetune": True}, "expected finetune .* got True"),
         ({"finetune": "sgd"}, "expected finetune .* got 'sgd'"),
-        ({"repair": "ridge"}, "expected repair to be 'bn' or None, got 'ridge'"),
+        ({"repair": "ridge"}, "expected repair to be one of default, least_squares, .* got 'ridge'"),
         ({"seed": -1}, "expected seed"),
         ({"seed": 0.5}, "expected seed"),
     ],
@@ -274,8 +274,9 @@ def test_wrong_arguments(model, options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "train_data for metanetwork='default', repair='bn', finetune='default'.* set metanetwork=None, repair=None"),
-        ({"metanetwork": None, "finetune": None}, "train_data for repair='bn', got None. .* or set repair=None"),
+        ({}, "train_data for metanetwork='default', finetune='default'.* set metanetwork=None, finetune=None"),
+        ({**NOTHING, "repair": "bn"}, "train_data for repair='bn', got None. .* or set repair=None"),
+        ({**NOTHING, "repair": "least_squares"}, "train_data for repair='least_squares', got None."),
         ({"metanetwork": None, "repair": None, "finetune": 3}, "train_data for finetune=3, .* or set finetune=None"),
         ({**NOTHING, "criterion": "fisher"}, "train_data for criterion='fisher'"),
     ],

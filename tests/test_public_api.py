@@ -35,9 +35,11 @@ ALLOWED = {
     "metatrain": _ENGINE | {"__init__"},
     "finetuning": _BASE | {"data", "interop", "report"},
     "latency_target": _BASE | {"pruning", "export"},
-    "pipeline": _ENGINE | {"__init__", "finetuning", "latency_target"},
+    "arguments": {"errors", "pruning", "latency_target"},
+    "inspection": _TRACE | {"pruning", "interop"},
+    "pipeline": _ENGINE | {"__init__", "arguments", "finetuning", "inspection", "latency_target"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
-    "cli": _ENGINE | {"__init__", "pipeline", "demo", "metatrain"},
+    "cli": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain"},
     "__main__": {"cli"},
     "__init__": set(),  # it imports by name, lazily
 }

@@ -30,7 +30,7 @@ _HOMES = {
     "load_metanetwork": "metanet.pretrained",
     "MetaNetwork": "metanet.model",
     "MetaNetConfig": "metanet.config",
-    "inspect": "pipeline",
+    "inspect": "inspection",
     "export_tflite": "export.tflite",
     "benchmark": "export.benchmark",
     "TFMetaPruneError": "errors",

@@ -76,6 +76,7 @@ def prune(
     round_to: Annotated[int | None, typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1)] = None,
     traffic_weight: Annotated[float, typer.Option(help="Let channels that move much memory go first; try 0.05.", min=0)] = 0.0,
     metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
+    repair: Annotated[str, typer.Option(help="least_squares, bn, data_free, default or none.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
     method: Annotated[
@@ -97,14 +98,16 @@ def prune(
         result = pipeline.prune(
             keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
             metanetwork=None if metanetwork.lower() == "none" else metanetwork,
-            finetune="default" if epochs is None else epochs or None, seed=seed, round_to=round_to, latency_ms=latency_ms,
-            latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity, block_shape=block_shape,
+            finetune="default" if epochs is None else epochs or None,
+            repair=None if repair.lower() == "none" else repair, seed=seed, round_to=round_to, latency_ms=latency_ms,
+            latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity,
+            block_shape=block_shape,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
         report = {**result.report, "data": data, "history": result.history}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "finetuned": "fine-tuned"}
+    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed", "finetuned": "fine-tuned"}
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
     done = [f"{report['speedup']['reached']:.2f} times fewer MACs"] if report["widths"] else []
@@ -118,6 +121,8 @@ def prune(
             console.print(f"Layer {layer!r} stays dense: {reason}.", markup=False)
     for layer in report["unknown_layers"]:
         console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+    for reason in (report["repair"] or {}).get("left_alone", ()):
+        console.print(f"Not repaired: layer {reason}", markup=False)
     console.print(f"Model, plan and report are in {out}", soft_wrap=True)
 
 
@@ -137,7 +142,7 @@ def inspect_model(
     """Shows the channel groups of a model: what can be pruned, what cannot, and why."""
     keras_model = _load_model(model)
     with _quiet():
-        from tfmetaprune.pipeline import inspect
+        from tfmetaprune.inspection import inspect
         from tfmetaprune.report.tables import format_count, groups_table
     inspection = inspect(keras_model)
     if as_json:

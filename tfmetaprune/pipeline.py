@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import inspect as inspect_module
 import math
-import numbers
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +11,22 @@ import numpy as np
 
 import tfmetaprune
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.arguments import check_arguments, check_targets, check_train_data, refuse_unused, zeros_repair
 from tfmetaprune.data import as_dataset, check_data
-from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
+from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
-from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
+from tfmetaprune.latency_target import measure_with, prune_to_latency
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
 from tfmetaprune.pruning import (
-    CRITERIA,
     PruningPlan,
-    channel_groups,
     cost,
     make_plan,
     rebuild_model,
     reestimate_bn,
+    repair_model,
     replace_weights,
 )
 from tfmetaprune.pruning.sparse import SparsePlan, SparseSteps, sparse_method
@@ -56,37 +54,9 @@ class PruneResult:
     history: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """What can be pruned of a model, and what cannot.
-
-    Attributes:
-      name: the model's name.
-      groups: one dict for each channel group: "name", "channels", "frozen_channels", "prunable", "layers", "frozen"
-        (why channels have to stay, None if none has to).
-      frozen: reason -> number of channels that have to stay for it.
-      unknown_layers: the layers of kinds without a LayerSpec, as "'mix' (Lambda)".
-      macs: multiply-accumulates of one forward pass of one example.
-      parameters: numbers held in variables.
-      prunable_macs_share: share in [0, 1] of the MACs that read or make a channel that may go.
-    """
-
-    name: str
-    groups: tuple[dict, ...]
-    frozen: dict[str, int]
-    unknown_layers: tuple[str, ...]
-    macs: int
-    parameters: int
-    prunable_macs_share: float
-
-    def to_dict(self) -> dict:
-        """Returns the fields as a dict that `json.dumps` accepts."""
-        return dataclasses.asdict(self)
-
-
 def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="bn", round_to=None, traffic_weight=0.0, latency_ms=None, latency_speedup=None,
+    metanetwork="default", finetune="default", repair="default", round_to=None, traffic_weight=0.0, latency_ms=None, latency_speedup=None,
     seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
@@ -107,13 +77,17 @@ def prune(
       criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
         (docs/own_metanetwork.md), or None. "default" is the one shipped for the method, if there is one: "digits" for channels,
-        none for zeros. With zeros, magnitudes are those of the weights it makes.
+        none for zeros, for which "digits_sparse" is shipped. With zeros, magnitudes are those of the weights it makes, and its scores tell
+        with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
         gets the data as they were passed in, or None. Zeros stay zero, bit for bit: in the default fine-tuning TF-MOT's wrappers
         mask them in every step; a callable gets a plain model with the zeros in it, whose variables have constraints
         meanwhile, so that every optimizer of Keras keeps them, and what else it may have done to them is undone afterwards.
-      repair: "bn" (the statistics of BatchNormalization are estimated again after pruning) or None.
+      repair: "least_squares" (the weights that remain are fitted layer by layer so that each layer makes what it made
+        before, on up to 1,024 inputs without labels), "bn" (the statistics of BatchNormalization are estimated again), "data_free"
+        (averages of what is gone are put into biases and statistics), "default" ("least_squares", or "data_free" without
+        `train_data`) or None. With zeros alone "bn" or None; "default" is "bn", or None without `train_data`.
       round_to: what the widths of layers that lose channels shall be multiples of (8 is what most kernels like, 16 or 32 are
         better for 8-bit files on wide CPUs), or None for any width.
       traffic_weight: how much lower channels are ranked that move much memory for their MACs, as those of early layers do: with
@@ -146,13 +120,16 @@ def prune(
     sparse = sparse_method(method, sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule)
     drops_channels = sparse is None or sparse.is_structured
     if not drops_channels:
-        _refuse_unused(method, speedup=speedup, criterion=criterion, round_to=round_to, latency_ms=latency_ms,
-                      latency_speedup=latency_speedup, traffic_weight=traffic_weight)  # fmt: skip
+        refuse_unused(
+            method, speedup=speedup, criterion=None if criterion == "group_l2" else criterion, round_to=round_to,
+            traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup,
+        )  # fmt: skip
         if isinstance(metanetwork, str) and metanetwork == "default":
-            metanetwork = None  # none is shipped for zeros
-    speedup, latency = _check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
-    _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
-    _check_train_data(train_data, criterion, metanetwork, finetune, repair)
+            metanetwork = None
+        repair = zeros_repair(repair, train_data)
+    speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
+    check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
+    check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
         model, back = carry(model)
@@ -174,20 +151,24 @@ def prune(
         steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
-        measurements = []
+        plan, measurements, repaired = None, [], None
         if drops_channels:
             options = {"criterion": criterion, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
             small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         else:
-            small, plan = replace_weights(model, rewritten.weights or {}), None
-        small = zeros.begin(small, None if drops_channels else rewritten.score)
+            small = zeros.begin(replace_weights(model, rewritten.weights or {}), rewritten.score)
         left = original if plan is None else cost(trace, plan.keep)
         untouched = plan is None and zeros.grows
         steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **({} if untouched else evaluate(small))}
-        if repair == "bn" and not untouched:
-            with progress_bar("Estimating BatchNormalization statistics"):
-                small = reestimate_bn(small, train)
+        if repair is not None and not untouched:
+            with progress_bar("Repairing what remains"):
+                small, repaired = repair_model(trace, plan, small, train, repair, weights=rewritten.weights, seed=seed)
             steps["repaired"] = evaluate(small)
+        if drops_channels and sparse is not None:
+            small = zeros.begin(small)
+            if not zeros.grows:
+                small = small if repair is None or train is None else reestimate_bn(small, train)
+                steps["zeroed"] = evaluate(small)
         history = None
         if callable(finetune):
             result = back(small)
@@ -202,8 +183,8 @@ def prune(
                     small, train, validation, losses=losses, epochs=epochs, prepare=zeros.training(small)
                 )  # fmt: skip
                 zeros.end_training()
-                if repair == "bn" and zeros.grows:
-                    small = reestimate_bn(small, train)
+                if repair is not None and zeros.grows:
+                    small, repaired = reestimate_bn(small, train), repaired or {"method": "bn"}
             result = back(small)
         if finetune is not None:
             steps["finetuned"] = evaluate(small)
@@ -212,7 +193,7 @@ def prune(
         "method": method,
         "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
-        "repair": repair,
+        "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "seed": int(seed),
         "speedup": {"target": None if latency or not plan else float(speedup), "reached": plan.speedup if plan else 1.0},
@@ -225,8 +206,8 @@ def prune(
             group.name: {"before": group.size, "after": int(np.count_nonzero(plan.keep[group.units]))}
             for group in (plan.groups if plan else ())
         },
-        "frozen": _frozen(trace),
-        "unknown_layers": _unknown_layers(trace),
+        "frozen": frozen_units(trace),
+        "unknown_layers": unknown_layers(trace),
     }
     return PruneResult(result, zeros.plan if plan is None else plan, report, history)
 
@@ -262,32 +243,6 @@ def decode(graph, model):
     """
     model, back = carry(model)
     return back(replace_weights(model, decode_graph(graph, trace_model(model))))
-
-
-def inspect(model) -> Inspection:
-    """Tells what can be pruned of a model, what cannot, and why.
-
-    Args:
-      model: a functional or Sequential model of either Keras; it is not modified.
-
-    Raises:
-      UnsupportedModelError: the model cannot be traced, or has NaN weights.
-    """
-    trace = trace_model(carry(model)[0])
-    whole = cost(trace)
-    frozen = np.zeros(trace.channels.num_units, bool)
-    frozen[list(trace.channels.frozen)] = True
-    groups = tuple(
-        {
-            "name": group.name, "channels": group.size, "frozen_channels": group.num_frozen, "prunable": group.prunable,
-            "layers": list(group.members), "frozen": group.frozen,
-        }
-        for group in channel_groups(trace)
-    )  # fmt: skip
-    share = 1 - cost(trace, frozen).macs / whole.macs if whole.macs else 0.0
-    return Inspection(
-        trace.model.name, groups, _frozen(trace), tuple(_unknown_layers(trace)), whole.macs, whole.parameters, share
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -397,88 +352,5 @@ def _metanetwork_name(metanetwork):
     return DEFAULT_NAME if metanetwork == "default" else str(metanetwork)
 
 
-def _frozen(trace) -> dict[str, int]:
-    reasons = list(trace.channels.frozen.values())
-    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-
-
-def _unknown_layers(trace) -> list[str]:
-    return list(dict.fromkeys(channels.call.title for channels in trace.channels.calls if channels.spec is None))
-
-
 def _name(function) -> str:
     return getattr(function, "__name__", type(function).__name__)
-
-
-def _check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight):
-    """The speed-up to reach, and the latency in its place or None."""
-    given = {"speedup": speedup, "latency_ms": latency_ms, "latency_speedup": latency_speedup}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        raise ArgumentError(f"prune: expected one of {', '.join(given)}, got {len(given)} of them. Leave the others out.")
-    for name, lowest in (("latency_ms", 0), ("latency_speedup", 1)):
-        value = given.get(name, math.inf)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or math.isnan(value) or value < lowest or value == 0 or (name in given and math.isinf(value)):
-            raise ArgumentError(f"prune: expected {name} to be a number above {lowest}, got {value!r}. Try {lowest + 1.5}.")
-    if round_to is not None and (not isinstance(round_to, numbers.Integral) or isinstance(round_to, bool) or round_to < 1):
-        raise ArgumentError(f"prune: expected round_to to be a whole number >= 1 or None, got {round_to!r}. Try 8.")
-    is_number = isinstance(traffic_weight, numbers.Real) and not isinstance(traffic_weight, bool)
-    if not is_number or not 0 <= traffic_weight < math.inf:
-        raise ArgumentError(f"prune: expected traffic_weight to be a number >= 0, got {traffic_weight!r}. Try 0.05.")
-    is_latency = bool(given) and speedup is None
-    return 2.0 if speedup is None else speedup, LatencyTarget(latency_ms, latency_speedup) if is_latency else None
-
-
-def _check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
-    is_number = isinstance(speedup, numbers.Real) and not isinstance(speedup, bool)
-    if not is_number or not math.isfinite(speedup) or speedup < 1:
-        raise ArgumentError(f"prune: expected speedup to be a number >= 1, got {speedup!r}. Try 2.0.")
-    if not callable(criterion) and criterion not in CRITERIA:
-        raise ArgumentError(
-            f"prune: expected criterion to be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}. "
-            f"Use 'group_l2'."
-        )
-    is_named = isinstance(metanetwork, str) or hasattr(metanetwork, "__fspath__")
-    if not (metanetwork is None or is_named or callable(metanetwork)):
-        raise ArgumentError(
-            f"prune: expected metanetwork to be a name, a path, a MetaNetwork, a function of graphs or None, got "
-            f"{metanetwork!r}. Use 'default', or None to leave it out."
-        )
-    is_count = isinstance(finetune, numbers.Integral) and not isinstance(finetune, bool) and finetune >= 1
-    is_default = isinstance(finetune, str) and finetune == "default"
-    if not (finetune is None or callable(finetune) or is_count or is_default):
-        raise ArgumentError(
-            f"prune: expected finetune to be 'default', a number of epochs >= 1, a callable or None, got {finetune!r}. "
-            f"Use None to leave it out."
-        )
-    if repair not in (None, "bn"):
-        raise ArgumentError(f"prune: expected repair to be 'bn' or None, got {repair!r}. Use None to leave it out.")
-    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
-
-
-def _refuse_unused(method, **options):
-    """Raises ArgumentError if an option that a method has no use for is not what it is by default."""
-    for name, value in options.items():
-        default = inspect_module.signature(prune).parameters[name].default
-        if callable(value) or value != default:
-            raise ArgumentError(
-                f"prune: expected no {name} with method={method!r}, which keeps all channels, got {value!r}. "
-                f"Use sparsity, or method='structured+unstructured' for both."
-            )
-
-
-def _check_train_data(train_data, criterion, metanetwork, finetune, repair):
-    if train_data is not None:
-        return
-    needing = {"metanetwork": metanetwork, "repair": repair, "finetune": None if callable(finetune) else finetune}
-    needing = {name: value for name, value in needing.items() if value is not None}
-    if needing:
-        named = ", ".join(
-            f"{name}={value.name if callable(value) and hasattr(value, 'name') else repr(value)}" for name, value in needing.items()
-        )
-        nones = ", ".join(f"{name}=None" for name in needing)
-        raise ArgumentError(f"prune: expected train_data for {named}, got None. Pass train_data, or set {nones}.")
-    if criterion == "fisher":
-        raise ArgumentError("prune: expected train_data for criterion='fisher', got None. Pass some.")

@@ -219,14 +219,25 @@ def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
     """
     values = dict(zip(trace.inputs, inputs))
     for position, call in enumerate(trace.calls):
-        args, kwargs = tf.nest.map_structure(
-            lambda leaf: values[leaf.index] if isinstance(leaf, TensorIndex) else leaf, (call.args, dict(call.kwargs))
-        )
-        if getattr(getattr(call.layer, "_call_spec", None), "default_training_arg", None) is True:
-            kwargs.setdefault("training", False)  # random augmentations, which train unless told otherwise
+        args, kwargs = call_arguments(call, values)
         made = call.layer(*args, **kwargs) if call_layer is None else call_layer(position, call, *args, **kwargs)
         values.update(zip(call.outputs, tf.nest.flatten(made)))
     return [values[tensor] for tensor in trace.outputs]
+
+
+def call_arguments(call: LayerCall, values: Mapping) -> tuple:
+    """Returns the args and kwargs of a call in inference mode.
+
+    Args:
+      call: the call.
+      values: index of a tensor -> tensor, for those that the call reads.
+    """
+    args, kwargs = tf.nest.map_structure(
+        lambda leaf: values[leaf.index] if isinstance(leaf, TensorIndex) else leaf, (call.args, dict(call.kwargs))
+    )
+    if getattr(getattr(call.layer, "_call_spec", None), "default_training_arg", None) is True:
+        kwargs.setdefault("training", False)  # random augmentations, which train unless told otherwise
+    return args, kwargs
 
 
 def map_inputs(call: LayerCall, function: Callable, args, kwargs) -> tuple:

@@ -1,7 +1,7 @@
 """Runs the original network with dead channels silent, which equals running the pruned one; differentiable."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tfmetaprune._keras import tf
 from tfmetaprune.layers import Axes, get_weight
@@ -24,7 +24,15 @@ def run_masked(trace: ModelTrace, keep, inputs, weights: Mapping | None = None, 
     Returns:
       The model's outputs, a list; differentiable with respect to `keep`, `weights` and `inputs`.
     """
-    weights = weights or {}
+    return run(trace, inputs, masked_calls(trace, keep, weights, training_bn))
+
+
+def masked_calls(trace: ModelTrace, keep, weights: Mapping | None = None, training_bn: bool = False) -> Callable:
+    """Makes the `call_layer` for `trace.run` that calls layers as if some units were gone; arguments as for `run_masked`.
+
+    `weights` is read at each call, so that what is put into it meanwhile counts from then on.
+    """
+    weights = {} if weights is None else weights
     keep = tf.ones(trace.channels.num_units) if keep is None else tf.cast(keep, tf.float32)
 
     def call_layer(index, call, *args, **kwargs):
@@ -51,7 +59,7 @@ def run_masked(trace: ModelTrace, keep, inputs, weights: Mapping | None = None, 
             masks = {role: tf.cast(mask, call.layer.compute_dtype) for role, mask in masks.items()}
             return channels.spec.call_masked(call.layer, masks, *args, **kwargs)
 
-    return run(trace, inputs, call_layer)
+    return call_layer
 
 
 def _silenced_axes(channels, axes) -> list[int]:

@@ -78,7 +78,7 @@ def groups_table(inspection) -> Table:
     """Makes the table of a model's channel groups.
 
     Args:
-      inspection: a `pipeline.Inspection`.
+      inspection: a `inspection.Inspection`.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Channel groups of model {inspection.name!r}", title_justify="left")
     table.add_column("Group")
