@@ -7,6 +7,7 @@ from tfmetaprune.report.progress import progress_bar
 
 DEFAULT_EPOCHS = 15
 LEARNING_RATE = 1e-3
+TEMPERATURE = 2.0  # of the distillation
 
 
 def own_losses(model):
@@ -23,7 +24,8 @@ def own_losses(model):
 
 
 def finetune_model(
-    model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE, prepare=None
+    model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE, teacher=None,
+    prepare=None,
 ) -> dict:
     """Trains a model in place with Adam and a cosine schedule to zero; its own compile state stays as it is.
 
@@ -34,8 +36,10 @@ def finetune_model(
       losses: of `own_losses`; without a loss one that fits the outputs and labels is used.
       epochs: passes over `train`.
       learning_rate: of the first step.
-      prepare: a callable(number of steps) -> (class or function that makes the trained model of inputs and outputs, in place
-        of `keras.Model`; callbacks), for what has to run along.
+      teacher: a tf_keras model with the same inputs and outputs, to whose outputs those of the model are drawn as well (see
+        `distillation`); None for the loss alone.
+      prepare: a callable(number of steps) -> (the class of the trained model, a `keras.Model`; its attributes, a dict;
+        callbacks), for what has to run along.
 
     Returns:
       Metric name -> values per epoch.
@@ -50,12 +54,13 @@ def finetune_model(
     if not num_batches:
         raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
-    make, callbacks = (keras.Model, ()) if prepare is None else prepare(epochs * num_batches)
-    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule), make)
+    extra = None if prepare is None else prepare(epochs * num_batches)
+    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule), teacher, extra)
     validation = validation if validation is not None and is_labelled(validation) else None
     with progress_bar("Fine-tuning", epochs) as advance:
         bar = keras.callbacks.LambdaCallback(on_epoch_end=advance)
-        history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=[*callbacks, bar]).history
+        callbacks = [*(extra[2] if extra else ()), bar]
+        history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=callbacks).history
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
@@ -87,12 +92,71 @@ def is_labelled(dataset) -> bool:
     return len(dataset.element_spec) > 1
 
 
-def _compiled_view(model, dataset, losses, optimizer="sgd", make=keras.Model):
+class _Distilled(keras.Model):
+    """A model whose training adds `distance(x, outputs)` to its loss."""
+
+    distance = None
+
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            loss = self.compute_loss(x, y, outputs, sample_weight)
+            total = loss + tf.cast(self.distance(x, outputs), loss.dtype)
+        self.optimizer.minimize(total, self.trainable_variables, tape=tape)
+        return self.compute_metrics(x, y, outputs, sample_weight)
+
+
+def distillation(teacher, losses):
+    """Returns the function that tells how far a model's outputs are from a teacher's.
+
+    For classes it is the Kullback-Leibler divergence at temperature 2, times 4; for sigmoids the binary cross-entropy; else the
+    mean squared difference.
+
+    Args:
+      teacher: a tf_keras model.
+      losses: what the outputs are trained with, one loss or one for each; tells logits from other numbers.
+
+    Returns:
+      `distance(x, outputs)`, a scalar, summed over the outputs.
+    """
+    losses = tf.nest.flatten(losses)
+    activations = [_last_activation(output) for output in teacher.outputs]
+    losses = losses if len(losses) == len(activations) else [None] * len(activations)
+
+    def distance(x, outputs):
+        wanted = [tf.stop_gradient(value) for value in tf.nest.flatten(teacher(x, training=False))]
+        return tf.add_n([
+            _distance(activation, loss, tf.cast(one, tf.float32), tf.cast(other, tf.float32))
+            for activation, loss, one, other in zip(activations, losses, wanted, tf.nest.flatten(outputs))
+        ])  # fmt: skip
+
+    return distance
+
+
+def _distance(activation, loss, wanted, got):
+    if activation is keras.activations.sigmoid:
+        return tf.reduce_mean(keras.losses.binary_crossentropy(wanted, got))
+    if activation is keras.activations.softmax:
+        wanted, got = (tf.math.log(tf.maximum(value, 1e-7)) for value in (wanted, got))
+    elif not (_is_classification(loss) and wanted.shape[-1] > 1):
+        return tf.reduce_mean(tf.math.squared_difference(wanted, got))
+    wanted, got = (tf.nn.log_softmax(value / TEMPERATURE) for value in (wanted, got))
+    return TEMPERATURE**2 * tf.reduce_mean(tf.reduce_sum(tf.exp(wanted) * (wanted - got), -1))
+
+
+def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=None):
     """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
     loss, loss_weights = losses
     loss = _usual_loss(model, dataset) if loss is None else _for_labels(loss, dataset)
     single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
+    classes = ([] if teacher is None else [_Distilled]) + ([] if extra is None else [extra[0]])
+    make = type("Trained", tuple(classes), {}) if len(classes) > 1 else (*classes, keras.Model)[0]
     view = make(model.input, model.output)
+    if teacher is not None:
+        view.distance = distillation(teacher, loss)
+    for name, value in ({} if extra is None else extra[1]).items():
+        setattr(view, name, value)
     metrics = ["accuracy"] if _is_classification(single) else None
     view.compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics)
     return view
@@ -115,12 +179,7 @@ def _usual_loss(model, dataset):
 
 
 def _loss_of_output(output, label):
-    layer = output.node.layer
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax):
-        activation = keras.activations.softmax
+    activation = _last_activation(output)
     is_probability = activation in (keras.activations.softmax, keras.activations.sigmoid)
     num_outputs, rank = output.shape[-1], output.shape.rank
     is_index = num_outputs > 1 and (label.shape.rank == rank - 1 or (label.shape.rank == rank and label.shape[-1] == 1))
@@ -131,6 +190,14 @@ def _loss_of_output(output, label):
     if is_probability or (num_outputs > 1 and not label.dtype.is_floating):
         return keras.losses.CategoricalCrossentropy(from_logits=not is_probability)
     return keras.losses.MeanSquaredError()
+
+
+def _last_activation(output):
+    """The activation of the layer that makes an output; None where it has none."""
+    layer = output.node.layer
+    while isinstance(layer, keras.Model):
+        layer = layer.layers[-1]
+    return keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
 
 
 def _is_classification(loss) -> bool:

@@ -56,8 +56,8 @@ class PruneResult:
 
 def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="default", round_to=None, traffic_weight=0.0, latency_ms=None, latency_speedup=None,
-    seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
+    metanetwork="default", finetune="default", repair="default", distill=True, round_to=None, traffic_weight=0.0, latency_ms=None,
+    latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
 
@@ -88,6 +88,7 @@ def prune(
         before, on up to 1,024 inputs without labels), "bn" (the statistics of BatchNormalization are estimated again), "data_free"
         (averages of what is gone are put into biases and statistics), "default" ("least_squares", or "data_free" without
         `train_data`) or None. With zeros alone "bn" or None; "default" is "bn", or None without `train_data`.
+      distill: whether the default fine-tuning draws the outputs to those of the model as it was, beside the loss.
       round_to: what the widths of layers that lose channels shall be multiples of (8 is what most kernels like, 16 or 32 are
         better for 8-bit files on wide CPUs), or None for any width.
       traffic_weight: how much lower channels are ranked that move much memory for their MACs, as those of early layers do: with
@@ -153,7 +154,8 @@ def prune(
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
         plan, measurements, repaired = None, [], None
         if drops_channels:
-            options = {"criterion": criterion, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
+            step = 1.0 if repair == "least_squares" or (repair == "default" and train is not None) else None
+            options = {"criterion": criterion, "step": step, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
             small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         else:
             small = zeros.begin(replace_weights(model, rewritten.weights or {}), rewritten.score)
@@ -180,7 +182,8 @@ def prune(
             if finetune is not None:
                 epochs = DEFAULT_EPOCHS if finetune == "default" else finetune
                 history = finetune_model(
-                    small, train, validation, losses=losses, epochs=epochs, prepare=zeros.training(small)
+                    small, train, validation, losses=losses, epochs=epochs, teacher=model if distill else None,
+                    prepare=zeros.training(small),
                 )  # fmt: skip
                 zeros.end_training()
                 if repair is not None and zeros.grows:
@@ -195,6 +198,7 @@ def prune(
         "metanetwork": _metanetwork_name(metanetwork),
         "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
+        "distill": bool(distill),
         "seed": int(seed),
         "speedup": {"target": None if latency or not plan else float(speedup), "reached": plan.speedup if plan else 1.0},
         "round_to": round_to,
@@ -282,7 +286,7 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
 
 
 def shrink(
-    trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", round_to=None, traffic_weight=0.0, seed=0
+    trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", step=None, round_to=None, traffic_weight=0.0, seed=0
 ):
     """Plans and rebuilds: the smaller model, not yet repaired, and its plan.
 
@@ -291,6 +295,7 @@ def shrink(
       rewritten: of `rewrite`.
       speedup: as for `prune`.
       criterion: as for `prune`.
+      step: as for `make_plan`; before a repair by least squares all channels go in one step, which was measured to be better.
       round_to: as for `prune`.
       traffic_weight: as for `prune`.
       seed: as for `prune`.
@@ -300,7 +305,7 @@ def shrink(
     """
     plan = make_plan(
         trace, criterion, speedup=speedup, score=rewritten.score, weights=rewritten.weights,
-        statistics=rewritten.statistics, round_to=round_to, traffic_weight=traffic_weight, seed=seed,
+        statistics=rewritten.statistics, step=step, round_to=round_to, traffic_weight=traffic_weight, seed=seed,
     )  # fmt: skip
     return rebuild_model(trace, plan, rewritten.weights), plan
 

@@ -81,7 +81,7 @@ class SparseTraining:
         self.wrappers = []
 
     def __call__(self, num_steps: int):
-        """Returns the function that makes the trained model of inputs and outputs, and the callbacks it needs.
+        """Returns the class of the trained model, its attributes and the callbacks it needs.
 
         Args:
           num_steps: how many steps the training has in all.
@@ -94,12 +94,7 @@ class SparseTraining:
             for kernel, wrapper in zip(self.kernels, self.wrappers):
                 _set_mask(wrapper, kernel, self.masks[kernel.key])
                 wrapper.pruning_step.assign(1)  # past the one step in which it would look for a mask
-        return self._make, (tfmot().sparsity.keras.UpdatePruningStep(),)
-
-    def _make(self, inputs, outputs):
-        model = WrappedModel(inputs, outputs)
-        model.wrappers = self.wrappers
-        return model
+        return WrappedModel, {"wrappers": self.wrappers}, (tfmot().sparsity.keras.UpdatePruningStep(),)
 
     def finish(self) -> dict[tuple[str, str], np.ndarray]:
         """Sets what the wrappers mask to zero, and nothing else; returns the masks, exactly as many as were planned."""
