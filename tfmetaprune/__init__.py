@@ -32,6 +32,8 @@ _HOMES = {
     "MetaNetConfig": "metanet.config",
     "inspect": "pipeline",
     "export_tflite": "export.tflite",
+    "MetaPruning": "callbacks",
+    "analyze": "analysis",
     "TFMetaPruneError": "errors",
 }
 
