@@ -219,7 +219,7 @@ class MetaPruning(keras.callbacks.Callback):
         end = self._options["end_epoch"]
         start = self._options["start_epoch"] if end is not None else epoch
         end = start + (max(last or 0, start) - start) * 2 / 3 if end is None else end
-        iterations = int(np.asarray(self._trained.optimizer.iterations))
+        iterations = int(tf.convert_to_tensor(self._trained.optimizer.iterations))
         done = None if self._state_path is None else SilencingSteps.load(self._state_path, self._trace, iterations)
         if done is None:
             plan, order, scores = _outside_of_scopes(self._rewrite)
@@ -286,8 +286,10 @@ class MetaPruning(keras.callbacks.Callback):
 
 
 def _traced(model):
-    """The tf_keras image of a model, and its trace."""
+    """The tf_keras image of a model, and its trace; no variable of it is spread over devices."""
     image, _ = carry(model)
+    if image is model and any(isinstance(weight, tf.distribute.DistributedValues) for weight in model.weights):
+        image = replace_weights(model, {})
     return image, trace_model(image)
 
 

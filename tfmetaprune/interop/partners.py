@@ -14,7 +14,7 @@ def weight_partners(original, converted) -> dict[int, object]:
 
     Args:
       original: a model of either Keras.
-      converted: the tf_keras model that `carry` made of it, or it itself.
+      converted: the tf_keras model that `carry` made of it; or it itself, or a copy, if it is a tf_keras model.
 
     Returns:
       id of a variable of `converted` -> the variable of `original` of the same shape that holds the same numbers.
@@ -22,8 +22,8 @@ def weight_partners(original, converted) -> dict[int, object]:
     Raises:
       UnsupportedModelError: the weights of a layer do not fit together.
     """
-    if original is converted:
-        return {id(variable): variable for variable in converted.weights}
+    if isinstance(original, keras.Model):
+        return {id(here): there for here, there in zip(converted.weights, original.weights, strict=True)}
     pairing = Pairing()
     pairing.pair(original, converted, converted)
     owners = {id(layer): layer for layer in original._flatten_layers()}
