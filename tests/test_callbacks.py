@@ -35,21 +35,20 @@ def test_fit_silences_step_by_step_and_leaves_a_smaller_model(k, tmp_path):
 
 @BOTH
 def test_afterwards_the_trained_model_is_free(k):
-    model = make_net(k)
+    model = make_net(k, run_eagerly=True)
     constraints = [variable.constraint for variable in model.trainable_variables]
     pruning = MetaPruning(**ALONE)
-    fit(model, pruning)
+    fit(model, pruning, epochs=1)
     assert [variable.constraint for variable in model.trainable_variables] == constraints
-    small = pruning.model
-    fit(small)  # it is compiled
     before = np.count_nonzero(np.asarray(model.get_layer("hidden").kernel))
-    fit(model)
+    fit(model, epochs=1)
     assert np.count_nonzero(np.asarray(model.get_layer("hidden").kernel)) > before
+    fit(pruning.model, epochs=1)  # it is compiled as the caller's was
 
 
 @BOTH
 def test_metanetwork_rewrites_once_and_slots_start_anew(k):
-    model, seen = make_net(k), []
+    model, seen = make_net(k, run_eagerly=True), []
 
     class Look(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -69,7 +68,7 @@ def test_metanetwork_rewrites_once_and_slots_start_anew(k):
 
 
 def test_the_shipped_metanetwork_is_the_default():
-    model = make_net(keras)
+    model = make_net(keras, run_eagerly=True)
     pruning = MetaPruning(speedup=1.5, data=digits())
     fit(model, pruning, epochs=1)
     assert pruning.report["metanetwork"] == "default" and pruning.report["notes"] == []
@@ -78,7 +77,7 @@ def test_the_shipped_metanetwork_is_the_default():
 
 @BOTH
 def test_a_fit_shorter_than_the_schedule(k):
-    model = make_net(k)
+    model = make_net(k, run_eagerly=True)
     pruning = MetaPruning(speedup=2.0, end_epoch=10, data=digits()[0], **ALONE)
     fit(model, pruning, epochs=1)
     assert "fit was shorter than the schedule" in pruning.report["notes"][0]
@@ -89,7 +88,7 @@ def test_a_fit_shorter_than_the_schedule(k):
 
 
 def test_a_fit_that_ends_before_it_starts():
-    model = make_net(keras)
+    model = make_net(keras, run_eagerly=True)
     pruning = MetaPruning(speedup=2.0, start_epoch=5, **ALONE)
     fit(model, pruning, epochs=1)
     assert "fit ended before epoch 5" in pruning.report["notes"][0]
@@ -97,7 +96,7 @@ def test_a_fit_that_ends_before_it_starts():
 
 
 def test_speedup_one_changes_no_width():
-    model = make_net(keras)
+    model = make_net(keras, run_eagerly=True)
     pruning = MetaPruning(speedup=1, **ALONE)
     fit(model, pruning, epochs=1)
     np.testing.assert_array_equal(outputs(pruning.model), outputs(model))
@@ -109,10 +108,10 @@ def test_steps_of_unknown_number_and_frozen_layers():
     model.get_layer("conv1").trainable = False
     model.compile("adam", model.loss)
     batches = tf.data.Dataset.from_tensor_slices(digits()).batch(32).filter(lambda x, y: True)
-    pruning = MetaPruning(speedup=2.0, end_epoch=2, **ALONE)
+    pruning = MetaPruning(speedup=2.0, end_epoch=3, **ALONE)
     watch = Watch(pruning)
     model.fit(batches, epochs=3, verbose=0, callbacks=[pruning, watch])
-    assert watch.silent[2] == 0 < watch.silent[4] < watch.silent[-1]
+    assert watch.silent[2] == 0 < watch.silent[3] < watch.silent[-1]
     assert_equal_outputs(pruning, model)
 
 
@@ -131,7 +130,7 @@ def test_layers_that_hear_silent_channels_are_named():
 @BOTH
 def test_tensorboard(k, tmp_path):
     pruning = MetaPruning(speedup=2.0, end_epoch=1, log_dir=tmp_path / "logs", **ALONE)
-    fit(make_net(k), pruning, epochs=2, validation_data=digits())
+    fit(make_net(k, run_eagerly=True), pruning, epochs=2, validation_data=digits())
     events = {}
     for file in (tmp_path / "logs").iterdir():
         for record in tf.data.TFRecordDataset(str(file)):
@@ -182,7 +181,7 @@ def test_without_data_there_is_no_metanetwork_and_it_says_so():
 
 @BOTH
 def test_one_callback_serves_one_fit(k):
-    model, pruning = make_net(k), MetaPruning(**ALONE)
+    model, pruning = make_net(k, run_eagerly=True), MetaPruning(**ALONE)
     fit(model, pruning, epochs=1)
     with pytest.raises(ArgumentError, match="MetaPruning: expected to be used in one fit, got a second one. Make a new"):
         fit(model, pruning, epochs=1)
@@ -199,7 +198,7 @@ def test_what_cannot_be_pruned_is_refused_before_the_first_step(k):
             return self.dense(k.layers.Flatten()(inputs))
 
     model = Subclassed()
-    model.build((None, 8, 8, 1))
+    model(digits()[0][:1])
     model.compile("adam", k.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(UnsupportedModelError, match="expected a functional"):
         fit(model, MetaPruning(**ALONE))

@@ -33,7 +33,7 @@ OPTIMIZERS = {
 def test_any_optimizer(k, name):
     if name == "legacy" and k is keras3:
         pytest.skip("tf_keras alone has legacy optimizers")
-    model = make_net(k, OPTIMIZERS[name](k))
+    model = make_net(k, OPTIMIZERS[name](k), run_eagerly=name != "sgd")
     pruning = MetaPruning(speedup=1.5, start_epoch=1, data=digits()[0], metanetwork=scaling, repair=None)
     fit(model, pruning, epochs=2)  # its slots are full when the pruning begins
     assert_equal_outputs(pruning, model)
@@ -69,7 +69,7 @@ def test_mixed_precision(k):
 @BOTH
 @pytest.mark.parametrize("is_first", [True, False], ids=["behind it", "before it"])
 def test_early_stopping_that_restores_older_weights(k, is_first):
-    model = make_net(k)
+    model = make_net(k, run_eagerly=True)
     stopping = k.callbacks.EarlyStopping("accuracy", mode="min", patience=2, restore_best_weights=True)  # the first epoch is best
     pruning = MetaPruning(speedup=2.0, start_epoch=1, end_epoch=2, data=digits()[0], **ALONE)
     fit(model, *((pruning, stopping) if is_first else (stopping, pruning)), epochs=6)
@@ -83,7 +83,7 @@ def test_early_stopping_that_restores_older_weights(k, is_first):
 
 @BOTH
 def test_checkpoints_and_learning_rates(k, tmp_path):
-    model, rates = make_net(k), []
+    model, rates = make_net(k, run_eagerly=True), []
     checkpoint = k.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
     schedule = k.callbacks.LearningRateScheduler(lambda epoch, rate: rates.append(rate) or 1e-3 / (epoch + 1))
     pruning = MetaPruning(speedup=2.0, start_epoch=1, end_epoch=1, data=digits()[0], metanetwork=scaling)
@@ -96,7 +96,7 @@ def test_checkpoints_and_learning_rates(k, tmp_path):
 @BOTH
 def test_an_interrupted_run_goes_on_to_the_same_result(k, tmp_path):
     def run(folder, epoch):
-        model = make_net(k)
+        model = make_net(k, run_eagerly=True)
         pruning = MetaPruning(
             speedup=2.0, start_epoch=1, end_epoch=2.5, data=digits()[0], metanetwork=scaling, state_path=folder / "plan.json"
         )

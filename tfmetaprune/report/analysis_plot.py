@@ -22,7 +22,7 @@ def plot_analysis(path, analysis, statistics):
     figure = Figure(figsize=(5 * columns, 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, name in zip(panels, shown):
-        _draw_statistic(panel, analysis, name, statistics[name])
+        _draw_statistic(panel, analysis, name, f"{name.replace('_', ' ')}: {statistics[name]}")
     for panel, key in zip(panels[len(shown) :], histograms):
         _draw_histogram(panel, analysis, key)
     for panel in panels[len(shown) + len(histograms) :]:
@@ -39,11 +39,13 @@ def _draw_statistic(panel, analysis, name, title):
     panel.plot(positions, before, "o", color=_BEFORE, markersize=5, label="before")
     panel.plot(positions, after, "D", color=_AFTER, markersize=4, label="after")
     step = -(-len(layers) // 24)
-    names = [layer.layer if len(layer.layer) < 19 else "..." + layer.layer[-16:] for layer in layers]
+    names = [layer.layer if len(layer.layer) < 25 else "..." + layer.layer[-21:] for layer in layers]
     panel.set_xticks(positions[::step], names[::step], rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
     panel.tick_params(axis="y", labelsize=8)
     panel.set_title(_wrap(title), loc="left", fontsize=9)
     panel.margins(y=0.15)
+    if name.endswith("_small"):  # a share
+        panel.set_ylim(0, max(0.1, 1.15 * max(before.max(), after.max())))
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
 
@@ -60,6 +62,6 @@ def _draw_histogram(panel, analysis, key):
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _wrap(text, width=52) -> str:
+def _wrap(text, width=60) -> str:
     head, _, tail = text[:width].rpartition(" ")
     return text if len(text) <= width else f"{head}\n{tail}{text[width:]}"
