@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from tfmetaprune._keras import tf
+from tfmetaprune.analysis_numbers import activation_correlations, kernel_statistics, named, pearson, spread
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import channel_statistics
@@ -18,13 +18,9 @@ from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning import GroupL2
 from tfmetaprune.pruning.importance import LOG_FISHER
 from tfmetaprune.pruning.masking import is_batch_norm
-from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.report.analysis_plot import plot_analysis
-from tfmetaprune.trace import run, trace_model
+from tfmetaprune.trace import trace_model
 
-_MAX_ROWS = 2048  # of a matrix whose correlations or singular values are computed; more are thinned out evenly
-_MAX_SAMPLES = 256  # of the data that activations are correlated over
-_MAX_POSITIONS = 4096  # of a batch, likewise
 _TINY = 1e-12
 
 STATISTICS = {
@@ -183,7 +179,7 @@ def _measure(trace, dataset, seed) -> dict[str, dict]:
     saliency = np.sqrt(np.asarray(GroupL2(trace)(), float))
     made = _made_norms(trace)
     taylor = None if dataset is None else channel_statistics(trace, dataset, seed=seed)
-    activations = {} if dataset is None else _activation_correlations(trace, dataset)
+    activations = {} if dataset is None else activation_correlations(trace, dataset)
     result = {}
     for channels in trace.channels.calls:
         if not channels.is_first:
@@ -193,10 +189,10 @@ def _measure(trace, dataset, seed) -> dict[str, dict]:
         for name, axes in kernels.items():
             squares, matrix = _matrices(channels, name, axes)
             units = _units(trace, channels, axes, axes.target)
-            entry = {"width": len(matrix), "statistics": _kernel_statistics(matrix), "values": {}, "weights": weights}
+            entry = {"width": len(matrix), "statistics": kernel_statistics(matrix), "values": {}, "weights": weights}
             if units is not None:
                 relative = saliency[units] / max(saliency[units].mean(), _TINY)
-                entry["statistics"] |= _spread("saliency", relative)
+                entry["statistics"] |= spread("saliency", relative)
                 entry["values"]["saliency"] = tuple(np.sort(relative).tolist())
                 read = None if taylor is None else taylor[units][np.any(taylor[units] != 0, 1)]
                 if read is not None and len(read):
@@ -205,9 +201,9 @@ def _measure(trace, dataset, seed) -> dict[str, dict]:
             source = _units(trace, channels, axes, axes.source)
             if source is not None:
                 known = made[source] > 0
-                entry["statistics"] |= _named("layer_correlation", _pearson(np.sqrt(squares[known]), np.sqrt(made[source][known])))
+                entry["statistics"] |= named("layer_correlation", pearson(np.sqrt(squares[known]), np.sqrt(made[source][known])))
             if path in activations and len(kernels) == 1:
-                entry["statistics"] |= _named("activation_correlation", activations[path])
+                entry["statistics"] |= named("activation_correlation", activations[path])
             result[path if len(kernels) == 1 else f"{path}/{name}"] = entry
         if is_batch_norm(channels) and "gamma" in channels.weights:
             gamma = np.abs(np.asarray(get_weight(channels.call.layer, "gamma"), float)).ravel()
@@ -246,72 +242,6 @@ def _made_norms(trace) -> np.ndarray:
             if units is not None:
                 np.add.at(total, units, np.square(_matrices(channels, name, axes)[1]).sum(1))
     return total
-
-
-def _kernel_statistics(matrix) -> dict[str, float]:
-    rows = _thinned(matrix)
-    singular = np.linalg.svd(rows, compute_uv=False)
-    total = singular.sum()
-    if total <= _TINY:
-        return {"stable_rank": 0.0, "entropy_rank": 0.0}
-    share = singular[singular > 0] / total
-    ranks = {"stable_rank": np.sum(singular**2) / singular[0] ** 2, "entropy_rank": np.exp(-np.sum(share * np.log(share)))}
-    return {**_named("correlation", _row_correlation(rows)), **ranks}
-
-
-def _row_correlation(rows) -> float | None:
-    """The mean absolute correlation between two rows; constant ones are left out. None for less than two rows."""
-    centred = rows - rows.mean(1, keepdims=True)
-    norms = np.linalg.norm(centred, axis=1)
-    centred = centred[norms > 1e-6 * max(norms.max(initial=0), _TINY)]
-    if len(centred) < 2 or centred.shape[1] < 3:
-        return None
-    centred = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    correlation = np.abs(centred @ centred.T)
-    return (correlation.sum() - np.trace(correlation)) / (len(centred) * (len(centred) - 1))
-
-
-def _pearson(first, second) -> float | None:
-    if len(first) < 3 or first.std() <= _TINY or second.std() <= _TINY:
-        return None
-    return np.corrcoef(first, second)[0, 1]
-
-
-def _spread(name, relative) -> dict[str, float]:
-    """Statistics of values whose mean is 1."""
-    return {f"{name}_spread": relative.std(), f"{name}_small": np.mean(relative < 0.1)}
-
-
-def _named(name, value) -> dict[str, float]:
-    return {} if value is None else {name: value}
-
-
-def _thinned(rows):
-    return rows[np.linspace(0, len(rows) - 1, _MAX_ROWS).astype(int)] if len(rows) > _MAX_ROWS else rows
-
-
-def _activation_correlations(trace, dataset) -> dict[str, float]:
-    """Layer path -> mean absolute correlation between two channels of what its first call makes, on the first batches."""
-    chunks, left = {}, _MAX_SAMPLES
-    for batch in dataset:
-        inputs = [value[:left] for value in model_inputs(trace.model, batch)]
-
-        def call_layer(index, call, *args, **kwargs):
-            made = call.layer(*args, **kwargs)
-            axes = trace.channels.tensors[call.outputs[0]] if call.outputs else {}
-            if call.call_index == 0 and len(axes) == 1 and trace.channels.calls[index].weights:
-                values = np.moveaxis(np.asarray(tf.nest.flatten(made)[0], float), next(iter(axes)), 0)
-                values = values.reshape(len(values), -1)
-                chosen = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MAX_POSITIONS)).astype(int)
-                chunks.setdefault(call.path, []).append(values[:, chosen])
-            return made
-
-        run(trace, inputs, call_layer)
-        left -= len(inputs[0])
-        if left <= 0:
-            break
-    correlations = {path: _row_correlation(_thinned(np.concatenate(values, 1))) for path, values in chunks.items()}
-    return {path: value for path, value in correlations.items() if value is not None}
 
 
 def _change(before, after) -> float:

@@ -1,8 +1,6 @@
 """Pruning inside the caller's own training: `model.fit(..., callbacks=[MetaPruning(speedup=2.0)])`."""
 
 import concurrent.futures
-import math
-import numbers
 import pathlib
 import warnings
 
@@ -10,21 +8,14 @@ import numpy as np
 
 import tfmetaprune
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.callback_options import check_options, name_of
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import check_finite
 from tfmetaprune.interop import carry, reset_slots, weight_partners
 from tfmetaprune.metanet.pretrained import load_metanetwork
 from tfmetaprune.pipeline import rewrite
-from tfmetaprune.pruning import (
-    CRITERIA,
-    cost,
-    make_plan,
-    rebuild_model,
-    reestimate_bn,
-    replace_weights,
-    scorer,
-)
+from tfmetaprune.pruning import cost, make_plan, rebuild_model, reestimate_bn, replace_weights, scorer
 from tfmetaprune.pruning.silencing import Silencer, approximate_layers, reading_weights
 from tfmetaprune.pruning.silencing_steps import SilencingSteps
 from tfmetaprune.report.board import Board, channel_picture
@@ -92,7 +83,7 @@ class MetaPruning(keras.callbacks.Callback):
         repair="bn", log_dir=None, state_path=None, seed=0,
     ):  # fmt: skip
         super().__init__()
-        _check_arguments(speedup, start_epoch, end_epoch, data, criterion, metanetwork, repair, seed)
+        check_options(speedup, start_epoch, end_epoch, data, criterion, metanetwork, repair, seed)
         self._supports_tf_logs = True  # tf_keras need not wait for each step's numbers
         self._notes, self._history = [], []
         if isinstance(metanetwork, str) and metanetwork == "default" and data is None:
@@ -131,7 +122,7 @@ class MetaPruning(keras.callbacks.Callback):
     @property
     def report(self) -> dict:
         """What happened so far: costs before and after, widths, the state after each epoch, what had to stay, and notes."""
-        options = {key: _name(value) for key, value in self._options.items()}
+        options = {key: name_of(value) for key, value in self._options.items()}
         report = {"tfmetaprune": tfmetaprune.__version__, **options, "speedup": {"target": options["speedup"], "reached": None}}
         if self._plan is not None:
             keep, frozen = self._plan.keep, list(self._trace.channels.frozen.values())
@@ -260,7 +251,7 @@ class MetaPruning(keras.callbacks.Callback):
     def _finish_silencing(self, missing=0):
         """Silences all channels that go, also where somebody gave the model other weights."""
         self._steps.finish()
-        if not self._silencer.silence(self._plan.keep):
+        if not self._silencer.silence(self._plan.keep, anew=True):
             return
         self._was_late = True
         if not missing:
@@ -303,37 +294,3 @@ def _outside_of_scopes(function):
 
 def _find_metanetwork(metanetwork):
     return metanetwork if metanetwork is None or callable(metanetwork) else load_metanetwork(metanetwork)
-
-
-def _name(value):
-    if callable(value):
-        return getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__)
-    return str(value) if hasattr(value, "__fspath__") else value
-
-
-def _check_arguments(speedup, start_epoch, end_epoch, data, criterion, metanetwork, repair, seed):
-    def check(good, name, expected, got, advice):
-        if not good:
-            raise ArgumentError(f"MetaPruning: expected {name} to be {expected}, got {got!r}. {advice}.")
-
-    def is_number(value, kind=numbers.Real):
-        return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-
-    check(is_number(speedup) and speedup >= 1, "speedup", "a number >= 1", speedup, "Try 2.0")
-    is_epoch = is_number(start_epoch, numbers.Integral) and start_epoch >= 0
-    check(is_epoch, "start_epoch", "an integer >= 0", start_epoch, "Use 0 for a model that is trained already")
-    is_later = end_epoch is None or is_number(end_epoch) and end_epoch >= start_epoch
-    check(is_later, "end_epoch", f"a number of epochs >= start_epoch={start_epoch}", end_epoch, "Use None for two thirds of fit")
-    is_known = callable(criterion) or criterion in CRITERIA
-    check(is_known, "criterion", f"one of {', '.join(CRITERIA)} or a callable", criterion, "Use 'group_l2'")
-    is_named = isinstance(metanetwork, str) or hasattr(metanetwork, "__fspath__")
-    is_network = metanetwork is None or is_named or callable(metanetwork)
-    check(is_network, "metanetwork", "a name, a path, a MetaNetwork, a function of graphs or None", metanetwork, "Use 'default'")
-    check(repair in (None, "bn"), "repair", "'bn' or None", repair, "Use None to leave it out")
-    check(is_number(seed, numbers.Integral) and 0 <= seed < 2**32, "seed", "an integer in 0..2**32 - 1", seed, "Use 0")
-    if data is None and metanetwork is not None and not (isinstance(metanetwork, str) and metanetwork == "default"):
-        raise ArgumentError(
-            f"MetaPruning: expected data for metanetwork={_name(metanetwork)!r}, got None. Pass data=..., or metanetwork=None."
-        )
-    if data is None and criterion == "fisher":
-        raise ArgumentError("MetaPruning: expected data for criterion='fisher', got None. Pass data=..., or use 'group_l2'.")

@@ -108,11 +108,12 @@ class Silencer:
                     self._old.append((owner, first))
                     owner._constraint = _Silence(mask, weight.shape, first)
 
-    def silence(self, keep: np.ndarray) -> bool:
+    def silence(self, keep: np.ndarray, anew: bool = False) -> bool:
         """Silences dead channels, from now on.
 
         Args:
           keep: bool [num_units], which units are alive.
+          anew: whether weights that are held at zero already may have got other values past the optimizer.
 
         Returns:
           Whether any weight was not zero that now is.
@@ -120,7 +121,7 @@ class Silencer:
         changed = False
         for weight, variable, mask in zip(self._weights, self._variables, self._masks):
             wanted = weight.mask(keep)
-            if wanted.all() and np.all(mask.numpy()):
+            if not anew and np.array_equal(wanted, tf.convert_to_tensor(mask)):
                 continue
             mask.assign(wanted)
             value = tf.convert_to_tensor(variable)
