@@ -33,6 +33,8 @@ _HOMES = {
     "inspect": "inspection",
     "export_tflite": "export.tflite",
     "benchmark": "export.benchmark",
+    "MetaPruning": "callbacks",
+    "analyze": "analysis",
     "TFMetaPruneError": "errors",
 }
 

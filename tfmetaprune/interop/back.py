@@ -29,7 +29,7 @@ def to_keras3(small, original, converted=None):
       UnsupportedModelError: `small` has another graph, or a layer cannot be made again narrower.
     """
     keras3()
-    pairing = _Pairing()
+    pairing = Pairing()
     pairing.pair(original, to_tf_keras(original) if converted is None else converted, small)
     model = _Back(pairing).model(original)
     copy_trainable(original, model)
@@ -37,7 +37,7 @@ def to_keras3(small, original, converted=None):
     return model
 
 
-class _Pairing:
+class Pairing:
     """Which layers and calls of three models of the same graph belong together.
 
     Attributes:

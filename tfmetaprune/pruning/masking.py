@@ -43,13 +43,12 @@ def masked_calls(trace: ModelTrace, keep, weights: Mapping | None = None, traini
         tensors = {}
         for name, axes in channels.weights.items():
             value = weights.get((call.path, name))
-            silent = _silenced_axes(channels, axes)
+            silent = silenced_axes(channels, axes)
             if value is None and not silent:
                 continue
             value = tf.convert_to_tensor(get_weight(call.layer, name) if value is None else value)
-            for axis in silent:
-                mask = masks["in/groups" if axes.grouped and axis in axes.source else axes.names[axis]]
-                mask = tf.reshape(mask, [-1 if other == axis else 1 for other in range(len(axes.names))])
+            for axis, role in silent.items():
+                mask = tf.reshape(masks[role], [-1 if other == axis else 1 for other in range(len(axes.names))])
                 value = tf.reshape(tf.reshape(value, axes.shape) * tf.cast(mask, value.dtype), value.shape)
             tensors[name] = value
         args, kwargs = _silence_sums(channels, masks, args, kwargs)
@@ -62,11 +61,11 @@ def masked_calls(trace: ModelTrace, keep, weights: Mapping | None = None, traini
     return call_layer
 
 
-def _silenced_axes(channels, axes) -> list[int]:
-    """The axes of a weight along which dead channels are set to 0: those read, and those inside the layer."""
+def silenced_axes(channels, axes) -> dict[int, str]:
+    """Returns the axes of a weight along which dead channels are set to 0, those read and those inside the layer -> their roles."""
     inside = [axis for axis in axes.target if axes.names[axis] in channels.spec.internal]
     read = [axis for axis in axes.source if not axes.grouped or "in/groups" in channels.roles]
-    return [*read, *inside]
+    return {axis: "in/groups" if axes.grouped and axis in axes.source else axes.names[axis] for axis in (*read, *inside)}
 
 
 def _silence_sums(channels, masks, args, kwargs):

@@ -230,7 +230,7 @@ class _Builder:
         for position, variable in enumerate(call.layer.weights):
             name = names.get(id(variable), str(position))
             value = self.weights.pop((call.path, name), None)
-            value = np.asarray(variable if value is None else value)
+            value = np.asarray(tf.convert_to_tensor(variable) if value is None else value)
             if value.shape != tuple(variable.shape):
                 raise ArgumentError(
                     f"weights: expected shape {tuple(variable.shape)} for {name!r} of layer {call.path!r}, "
