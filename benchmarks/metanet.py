@@ -6,7 +6,7 @@ the peak of the process' memory above what it needed with the model and its enco
 together. With --generic, one pass of TF-GNN's generic message passing on the same graph. Prints a line of JSON for each
 and, with --out, puts it into a table in Markdown. With --identity, passes instead every architecture of Keras Applications through
 one untrained metanetwork of the default size, which must change no bit.
-Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 3] [--generic ResNet50 ...] [--out FILE] | --identity
+Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 3] [--generic ResNet50 ...] [--out FILE] | --identity [NAME ...]
 """
 
 import argparse
@@ -218,13 +218,13 @@ def main():
     parser.add_argument("--generic", nargs="*", default=["ResNet56", "MobileNetV2", "ResNet50"], metavar="NAME")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--identity", action="store_true")
+    parser.add_argument("--identity", nargs="*", metavar="NAME", help="of these architectures, of all 40 without names")
     options = parser.parse_args()
-    if options.identity:
+    if options.identity is not None:
         from coverage import ARCHITECTURES
 
         rows = []
-        for name in ARCHITECTURES:
+        for name in options.identity or ARCHITECTURES:
             rows.append(in_process(check_identity, name))
             print(json.dumps(rows[-1]), flush=True)
         print(json.dumps({"architectures": len(rows), "unchanged": sum(row["identity"] for row in rows)}))

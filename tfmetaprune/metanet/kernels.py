@@ -185,25 +185,24 @@ def forward(edges, what: frozenset, dtype=tf.float32):
 
     Args:
       edges: `SumRmsEdges` or `PublishedEdges`.
-      what: which of ADVANCE, COLLECT and DECODE to do.
-      dtype: of the new states; decoded states are float32.
+      what: which of ADVANCE and COLLECT to do.
+      dtype: of the new states.
 
     Returns:
-      A function of (states, source vectors, target vectors, sizes, parameters, decoder); each of the first four is a list with
+      A function of (states, source vectors, target vectors, sizes, parameters); each of the first four is a list with
       an element for each tile: [rows, d, columns], [n, rows, d], [n, d, columns], int32 pair of the numbers of real rows and
-      columns. It returns for each tile a list: the new or decoded states (not if it only collects), then statistics for the
+      columns. It returns for each tile a list: the new states (not if it only collects), then statistics for the
       sources [2, rows, d] and for the targets [2, d, columns] if it collects: the sum of messages and of their squares; with
       extremes another two, the maximum of messages and of negated messages. Rows and columns that only fill a tile up
       have no part in those. All is laid out as the inner loops read and write it.
     """
 
     def one(*arguments):
-        state, found = _tile_sweep(edges, what, *arguments, _fold)
-        state = state if DECODE in what else tf.cast(state, dtype)
-        return [] if what == {COLLECT} else [state], tf.nest.flatten(found)
+        state, found = _tile_sweep(edges, what, *arguments, (), _fold)
+        return [] if what == {COLLECT} else [tf.cast(state, dtype)], tf.nest.flatten(found)
 
-    def run(states, sources, targets, sizes, parameters, decoder):
-        results = [one(*tile, parameters, decoder) for tile in zip(states, sources, targets, sizes, strict=True)]
+    def run(states, sources, targets, sizes, parameters):
+        results = [one(*tile, parameters) for tile in zip(states, sources, targets, sizes, strict=True)]
         return [[*state, *found] for state, found in results]
 
     words = edges.__name__, *sorted(what), dtype.name
@@ -213,10 +212,10 @@ def forward(edges, what: frozenset, dtype=tf.float32):
 
 @functools.cache
 def backward(edges, what: frozenset):
-    """Compiles the vector-Jacobian product of `forward`.
+    """Compiles the vector-Jacobian product of a sweep over some tiles, which may decode as well.
 
     Returns:
-      A function of the arguments of `forward` and a list, with an element for each tile, of the gradients of the states and of
+      A function of the arguments of `forward`, the decoder and a list, with an element for each tile, of the gradients of the states and of
       the statistics. It returns for each tile the gradients of the states, the source vectors and the target vectors; those
       of the parameters and the decoder, in a list, summed over the tiles; and for each tile the decoded states, in a list ([]
       without DECODE).
@@ -261,17 +260,28 @@ def single_tap():
 
 
 @functools.cache
+def decoded():
+    """Compiles `decode`: a function of a list of states [rows, d, columns] and the decoder that returns a list of as many."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def decoded(states, decoder):
+        return [decode(decoder, state, TileLayout) for state in states]
+
+    return decoded
+
+
+@functools.cache
 def single_tap_change():
-    """Compiles what makes the changes of a tile whose kernels have one tap.
+    """Compiles what decodes tiles whose kernels have one tap and makes the changes of their weights.
 
     Returns:
-      A function of lists of decoded states [rows, d, columns] and of vectors of the tap [d] that returns a list of changes
-      [rows, columns, 1].
+      A function of lists of states [rows, d, columns] and of vectors of the tap [d], and of the decoder, that returns a list of
+      changes [rows, columns, 1].
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def single_tap_change(states, vectors):
-        changes = [_fold(tf.add, state * vector[:, tf.newaxis], 1) for state, vector in zip(states, vectors)]
-        return [change[..., tf.newaxis] for change in changes]
+    def single_tap_change(states, vectors, decoder):
+        values = [decode(decoder, state, TileLayout) * vector[:, tf.newaxis] for state, vector in zip(states, vectors)]
+        return [_fold(tf.add, value, 1)[..., tf.newaxis] for value in values]
 
     return single_tap_change

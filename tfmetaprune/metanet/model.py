@@ -165,6 +165,7 @@ class MetaNetwork(keras.Model):
         terms = relative[:, tf.newaxis] * tf.gather(single_phi, singles.tap)
         e = tf.math.unsorted_segment_sum(terms, singles.edge, num_single)
         e = tf.concat([e, tf.repeat(self.identity_state[tf.newaxis], tf.size(singles.source) - num_single, 0)], 0)
+        nodes = [tf.concat(parts, 0) for parts in zip(singles[:2], *sweeps.ends_of_parts(tiling.parts))]
         stream = sweeps.Sweeps(edges, tiling.parts, sweeps.Weights(flat, scale, phi), num_sweeps, edge_state)
         for number in range(num_sweeps):
             what = stream.what(number)
@@ -181,8 +182,8 @@ class MetaNetwork(keras.Model):
             if COLLECT in what:
                 joined = []
                 for end, (values, linked) in enumerate(zip(found, tf.unstack(tiling.linked))):
-                    values = sweeps.join_statistics(values, singles[end], tf.size(linked))
-                    values = sweeps.add_statistics([values, *(part[end] for part in collected)])
+                    values = [tf.concat(parts, 0) for parts in zip(values, *(part[end] for part in collected))]
+                    values = sweeps.join_statistics(values, nodes[end], tf.size(linked))
                     values = [tf.where(linked[:, tf.newaxis, tf.newaxis], value, 0.0) for value in values]
                     joined.append([row for value in values for row in tf.unstack(value, axis=1)])
                 h = passes[number].update(h, joined, tiling.degree)

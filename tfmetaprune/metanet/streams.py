@@ -60,9 +60,9 @@ class Kind(NamedTuple):
 
     @property
     def stages(self) -> list[frozenset]:
-        """What is compiled apart: XLA would compute the new states again in everything that reads them."""
+        """What is compiled apart, before DECODE: XLA would compute the new states again in everything that reads them."""
         first = {ADVANCE} if self.edges.advances_first else {ADVANCE, COLLECT}
-        stages = [self.what & first, self.what & ({COLLECT} - first), self.what & {DECODE}]
+        stages = [self.what & first, self.what & ({COLLECT} - first)]
         return [frozenset(stage) for stage in stages if stage]
 
     @property
@@ -89,10 +89,8 @@ def forward_stream(kind: Kind, tiles: Tiles, stream: Stream, states, weights, st
         calls = _calls(kind, tiles, stream, first, made.get("states", states), weights, earlier, step)
         now, *ends = zip(*(call[1:] for call in calls))
         for what in kind.stages:
-            dtype = kind.dtype if what == kind.stages[-1] else tf.float32
-            found = kernels.forward(kind.edges, what, dtype)(
-                now, *ends, step.parameters if ADVANCE in what else (), step.decoder if DECODE in what else ()
-            )
+            dtype = kind.dtype if keeps and what == kind.stages[-1] else tf.float32
+            found = kernels.forward(kind.edges, what, dtype)(now, *ends, step.parameters if ADVANCE in what else ())
             if what != {COLLECT}:
                 now = [values.pop(0) for values in found]
             if COLLECT in what:
@@ -102,7 +100,7 @@ def forward_stream(kind: Kind, tiles: Tiles, stream: Stream, states, weights, st
         for index, state in enumerate(now if keeps else ()):
             made["states"] = _set(made["states"], first + index, tf.cast(state, kind.dtype))
         if DECODE in kind.what:
-            changes = _to_weights([_vectors_of(step.psi, tile) for tile, *_ in calls], now)
+            changes = _changes([_vectors_of(step.psi, tile) for tile, *_ in calls], now, step.decoder)
             for index, ((tile, *_), change) in enumerate(zip(calls, changes)):
                 changed = _read(tile, weights.flat, tiles.shape) + tf.gather(weights.scale, tile.block) * change
                 made["changed"] = _set(made["changed"], first + index, tf.reshape(changed, [rows, -1]))
@@ -221,7 +219,7 @@ def _states(kind: Kind, table, shape, first, states, weights: Weights, earlier):
     states = _to_states(vectors, values)
     for step in earlier:
         advance = kernels.forward(kind.edges, frozenset([ADVANCE]))
-        states = [state for (state,) in advance(states, *_ends(step, table), step.parameters, ())]
+        states = [state for (state,) in advance(states, *_ends(step, table), step.parameters)]
     return states
 
 
@@ -252,12 +250,14 @@ def _to_states(vectors, values):
     )
 
 
-def _to_weights(vectors, states):
-    """Multiplies for each tile states [rows, d, columns] with vectors [T, d]: [rows, columns, T]."""
+def _changes(vectors, states, decoder):
+    """Decodes the states of each tile and multiplies them with vectors [T, d]: [rows, columns, T]."""
     return tf.cond(
         _have_one_tap(vectors),
-        lambda: kernels.single_tap_change()(states, [vector[0] for vector in vectors]),
-        lambda: [tf.matmul(*pair, transpose_a=True, transpose_b=True) for pair in zip(states, vectors)],
+        lambda: kernels.single_tap_change()(states, [vector[0] for vector in vectors], decoder),
+        lambda: [
+            tf.matmul(*pair, transpose_a=True, transpose_b=True) for pair in zip(kernels.decoded()(states, decoder), vectors)
+        ],
     )
 
 

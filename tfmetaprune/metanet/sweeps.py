@@ -8,8 +8,6 @@ The backward pass goes over the tiles of one sweep after the other and computes 
 the states that each sweep met: those are kept, or made anew from the weights as well.
 """
 
-import functools
-
 from tfmetaprune._keras import tf
 from tfmetaprune.metanet import kernels
 from tfmetaprune.metanet.kernels import ADVANCE, COLLECT, DECODE
@@ -44,8 +42,8 @@ class Sweeps:
         """Runs a sweep, the next one.
 
         Returns:
-          A list, empty for a graph without tiles, of a pair of lists, for sources and for targets, of the statistics at each node,
-          float32 [num_nodes, 2, d] as in `kernels.forward`; these are empty if the sweep collects nothing. And a list of the
+          For each part a pair of lists, for sources and for targets, of the statistics for each of the nodes that `ends_of_parts`
+          lists, float32 [n, 2, d] as in `kernels.forward`; these are empty if the sweep collects nothing. And a list of the
           changed weights of all tiles, float32 [n] each; empty but for the last sweep.
         """
         kind = Kind(self.edges, self.what(number), self._source_of_states(number), self.edge_state)
@@ -55,7 +53,7 @@ class Sweeps:
         collected, changed = [], []
         for part, tiles in enumerate(self.parts):
             self.states[part], found, new = _run_part(kind, tiles, self.states[part], self.weights, earlier, step)
-            collected = [[add_statistics(pair) for pair in zip(collected[0], found)] if collected else found]
+            collected.append(found)
             changed += new
         return collected, changed
 
@@ -80,10 +78,9 @@ def join_statistics(values, parts, num_parts):
     return [reduction(value, parts, num_parts) for reduction, value in zip(reductions, values)]
 
 
-def add_statistics(parts):
-    """Joins several lists of statistics of the same nodes."""
-    operations = tf.add_n, functools.partial(functools.reduce, tf.maximum)
-    return [operation(values) for operation, values in zip(operations, zip(*parts))]
+def ends_of_parts(parts):
+    """The nodes to which the statistics of each part belong, int32 [n] for sources and for targets; -1 where there is none."""
+    return [[tf.reshape(nodes, [-1]) for nodes in tiles[:2]] for tiles in parts]
 
 
 def square_sums(tiles: Tiles, flat):
@@ -175,15 +172,14 @@ def _at_tiles(tiles: Tiles, step: Step) -> Step:
     )
 
 
-def _at_nodes(tiles: Tiles, statistics, num_nodes):
-    """Joins the statistics of tiles, [num_tiles, 2, rows, d] of sources and [num_tiles, 2, d, columns] of targets, at the
-    nodes: [num_nodes, 2, d]."""
+def _at_ends(tiles: Tiles, statistics):
+    """Joins the statistics of tiles, [num_tiles, 2, rows, d] of sources and [num_tiles, 2, d, columns] of targets, along strips
+    and chunks: [num_strips * rows, 2, d] and [num_chunks * columns, 2, d]."""
     result = []
     for end, (values, part, order) in enumerate(zip(statistics, ("strip", "chunk"), ((0, 2, 1, 3), (0, 3, 1, 2)))):
         values = join_statistics(values, _column(tiles, part), tf.shape(tiles[end])[0])
         values = [tf.transpose(value, order) for value in values]
-        values = [tf.reshape(value, [-1, *value.shape[2:]]) for value in values]
-        result.append(join_statistics(values, tf.reshape(tiles[end], [-1]), num_nodes))
+        result.append([tf.reshape(value, [-1, *value.shape[2:]]) for value in values])
     return result
 
 
@@ -197,7 +193,7 @@ def _forward_part(kind: Kind, arguments, fixed):
 
     Returns:
       Each in a list that is empty for what the sweep does not make: for each stream the new states (without edge states a
-      scalar that stands for them); for both ends the statistics at the nodes; the changed weights, float32 [n]; for both ends
+      scalar that stands for them); for both ends the statistics at strips and chunks; the changed weights, float32 [n]; for both ends
       the statistics of each tile.
     """
     tiles, states, weights, step, earlier = arguments
@@ -211,7 +207,7 @@ def _forward_part(kind: Kind, arguments, fixed):
     of_tiles = [of_tiles[: len(of_tiles) // 2], of_tiles[len(of_tiles) // 2 :]]
     return (
         [state for state, _, _ in found] if DECODE not in kind.what else [],
-        _at_nodes(tiles, of_tiles, tf.shape(step.source)[0]) if COLLECT in kind.what else [[], []],
+        _at_ends(tiles, of_tiles) if COLLECT in kind.what else [[], []],
         [tf.concat([changed for _, _, changed in found], 0)] if DECODE in kind.what else [],
         of_tiles,
     )
@@ -230,7 +226,7 @@ def _backward_part(kind: Kind, arguments, fixed):
     if values:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            joined = tf.nest.flatten(_at_nodes(tiles, of_tiles, tf.shape(step.source)[0]))
+            joined = tf.nest.flatten(_at_ends(tiles, of_tiles))
         values = tape.gradient(joined, values, output_gradients=tf.nest.flatten(of_statistics))
     sizes = [tf.shape(stream.tile)[0] for stream in tiles.streams]
     of_streams = list(zip(*(tf.split(value, sizes, num=len(sizes)) for value in values))) or [()] * len(sizes)
