@@ -6,7 +6,8 @@ the peak of the process' memory above what it needed with the model and its enco
 together. With --generic, one pass of TF-GNN's generic message passing on the same graph. Prints a line of JSON for each
 and, with --out, puts it into a table in Markdown. With --identity, passes instead every architecture of Keras Applications through
 one untrained metanetwork of the default size, which must change no bit.
-Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 3] [--generic ResNet50 ...] [--out FILE] | --identity [NAME ...]
+Usage: python benchmarks/metanet.py [--models ResNet50 ...] [--repeats 3] [--generic ResNet50 ...] [--traced ResNet50 ...]
+[--out FILE] | --identity [NAME ...]
 """
 
 import argparse
@@ -40,6 +41,7 @@ column shows it.
 *later*: the median of those that follow. *Copies*: copying the edge states once for each of the L layers by one thread, measured
 in turn with the passes; *later / copies* is the ratio to that limit of the memory's bandwidth. *Peak*: memory above what the
 process held with the model and its encoded graph. *Generic*: one pass of the same metanetwork by TF-GNN's broadcast and pool.
+*Traced*: the same pass as one `tf.function`: first, later, later / copies, peak.
 *bfloat16*: with edge states in bfloat16 and random variables, the RMS error of the changes of the weights, relative to their RMS.
 
 """
@@ -87,7 +89,7 @@ def bfloat16_error(metanet, graph, layout):
     return float(np.std(found["bfloat16"] - found["float32"]) / np.std(found["float32"]))
 
 
-def measure(name, kind, repeats, generic, queue):
+def measure(name, kind, repeats, generic, traced, queue):
     """Measures one network with one kind of message passing, and puts the row into the queue."""
     from tfmetaprune._keras import keras, tf, tfgnn
     from tfmetaprune.graph import encode_graph, graph_layout, schema
@@ -130,6 +132,10 @@ def measure(name, kind, repeats, generic, queue):
     row["seconds"], row["copy_seconds"] = statistics.median(seconds), copied
     row |= {"to_copy": row["seconds"] / copied, "edges_per_second": num_edges * num_layers / row["seconds"]}
     row["overhead_seconds"] = row["first_seconds"] - row["seconds"]
+    if traced:
+        function = tf.function(lambda: metanet(graph, layout), autograph=False)
+        (row["traced_first_seconds"], *seconds), copied, row["traced_peak_gb"] = timed(function, repeats + 1)
+        row |= {"traced_seconds": statistics.median(seconds), "traced_to_copy": statistics.median(seconds) / copied}
     if name not in FORWARD_ONLY:
         (first, *seconds), _, row["backward_peak_gb"] = timed(forward_backward, 2)
         row |= {"backward_first_seconds": first, "backward_seconds": statistics.median(seconds)}
@@ -186,13 +192,15 @@ def table(rows) -> str:
     lines = [
         "| network | L, d | edges, M | state, GB | message passing | first, s | later, s | copies, s | later / copies "
         "| peak, GB | edges x L / s, M | forward + backward, s | its peak, GB | generic, s | generic / later | bfloat16 |",
-        "|---" * 16 + "|",
+        "|---" * 17 + "|",
     ]
     for row in rows:
         lines.append("| " + " | ".join([
             row["model"], f"{row['layers']}, {row['hidden']}", f"{row['edges'] / 1e6:.2f}", cell(row, "state_gb"), row["kind"],
             cell(row, "first_seconds", "{:.1f}"), cell(row, "seconds"), cell(row, "copy_seconds", "{:.3f}"),
-            cell(row, "to_copy", "{:.1f}"), cell(row, "peak_gb"), f"{row['edges_per_second'] / 1e6:.0f}",
+            cell(row, "to_copy", "{:.1f}"), cell(row, "peak_gb"),
+            ", ".join(cell(row, f"traced_{key}", "{:.1f}") for key in ("first_seconds", "seconds", "to_copy", "peak_gb")),
+            f"{row['edges_per_second'] / 1e6:.0f}",
             cell(row, "backward_seconds"), cell(row, "backward_peak_gb"), cell(row, "generic_seconds", "{:.1f}"),
             cell(row, "generic_to_tiles", "{:.0f}"), cell(row, "bfloat16_error", "{:.4f}"),
         ]) + " |")  # fmt: skip
@@ -216,6 +224,7 @@ def main():
     parser.add_argument("--models", nargs="*", default=TABLE, choices=SIZES, metavar="NAME")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--generic", nargs="*", default=["ResNet56", "MobileNetV2", "ResNet50"], metavar="NAME")
+    parser.add_argument("--traced", nargs="*", default=["ResNet50"], metavar="NAME", help="networks to pass as one tf.function too")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--identity", nargs="*", metavar="NAME", help="of these architectures, of all 40 without names")
@@ -231,7 +240,7 @@ def main():
         return
     for name in options.models:
         for kind in options.kinds:
-            row = in_process(measure, name, kind, options.repeats, name in options.generic)
+            row = in_process(measure, name, kind, options.repeats, name in options.generic, name in options.traced)
             row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
             print(json.dumps(row), flush=True)
             if options.out:
