@@ -28,7 +28,7 @@ def check_options(speedup, start_epoch, end_epoch, data, criterion, metanetwork,
     is_epoch = is_number(start_epoch, numbers.Integral) and start_epoch >= 0
     check(is_epoch, "start_epoch", "an integer >= 0", start_epoch, "Use 0 for a model that is trained already")
     is_later = end_epoch is None or is_number(end_epoch) and end_epoch >= start_epoch
-    check(is_later, "end_epoch", f"a number of epochs >= start_epoch={start_epoch}", end_epoch, "Use None for two thirds of fit")
+    check(is_later, "end_epoch", f"a number of epochs >= start_epoch={start_epoch}", end_epoch, "Use None for a third of fit")
     is_known = callable(criterion) or criterion in CRITERIA
     check(is_known, "criterion", f"one of {', '.join(CRITERIA)} or a callable", criterion, "Use 'group_l2'")
     is_named = isinstance(metanetwork, str) or hasattr(metanetwork, "__fspath__")

@@ -41,7 +41,7 @@ class MetaPruning(keras.callbacks.Callback):
       speedup: the MACs ratio to reach, at least 1.
       start_epoch: when the weights are rewritten, counted from 0 as `fit` does.
       end_epoch: when the last channel is silent, a number of epochs, which may have a fraction; by then the number of silent
-        channels has grown as 1 - (1 - t)^3. None: two thirds of the way from `start_epoch` to the end of `fit`.
+        channels has grown as 1 - (1 - t)^3. None: a third of the way from `start_epoch` to the end of `fit`.
         If it equals `start_epoch`, all channels are silenced at once.
       data: batched `tf.data.Dataset` or arrays, x or (x, y), that the channel statistics and the repair read: a callback cannot
         see what `fit` trains on. None: there is no metanetwork and no repair.
@@ -209,7 +209,7 @@ class MetaPruning(keras.callbacks.Callback):
         last = self.params.get("epochs") if self.params else None
         end = self._options["end_epoch"]
         start = self._options["start_epoch"] if end is not None else epoch
-        end = start + (max(last or 0, start) - start) * 2 / 3 if end is None else end
+        end = start + (max(last or 0, start) - start) / 3 if end is None else end
         iterations = int(tf.convert_to_tensor(self._trained.optimizer.iterations))
         done = None if self._state_path is None else SilencingSteps.load(self._state_path, self._trace, iterations)
         if done is None:

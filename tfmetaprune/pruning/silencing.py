@@ -94,7 +94,7 @@ class Silencer:
 
     def __init__(self, weights, variables, strategy):
         self._weights, self._variables, self._strategy = tuple(weights), tuple(variables), strategy
-        self._masks, self._old = [], []
+        self._masks, self._old, self._keep = [], [], True
 
     def install(self):
         """Gives the variables their constraints; all channels are alive. The training step has to be compiled after this."""
@@ -118,17 +118,18 @@ class Silencer:
         Returns:
           Whether any weight was not zero that now is.
         """
-        changed = False
+        changed, different = False, keep != self._keep
         for weight, variable, mask in zip(self._weights, self._variables, self._masks):
-            wanted = weight.mask(keep)
-            if not anew and np.array_equal(wanted, tf.convert_to_tensor(mask)):
+            if not anew and not any(different[units].any() for units in weight.units.values()):
                 continue
+            wanted = weight.mask(keep)
             mask.assign(wanted)
             value = tf.convert_to_tensor(variable)
             silent = _silent(value, wanted, weight.shape)
             if bool(tf.reduce_any(value != silent)):
                 variable.assign(silent)
                 changed = True
+        self._keep = np.array(keep)
         return changed
 
     def remove(self):
