@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from checks import half_plan, outputs_of, random_inputs, relative_difference
+from random_models import Program, Step, build
+from random_steps import STEPS
 from zoo import ZOO
 
 from tfmetaprune import interop
@@ -23,6 +25,7 @@ from tfmetaprune.trace import trace_model
 
 L = keras.layers
 EXACT = {"ridge": 1e-9}
+RANKS = {"vector": 1, "series": 2, "image": 3, "volume": 4}  # inputs of random models
 CASES = {}
 
 
@@ -382,3 +385,25 @@ def test_bad_arguments():
         fit_least_squares(trace, keep, [(np.zeros((5, 10, 10, 4), "float32"),)])
     with pytest.raises(DataError, match="expected 1 inputs, got 2"):
         fit_least_squares(trace, keep, [((tf.zeros((5, 10, 10, 3)),) * 2, np.zeros(5))])
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_every_layer_kind_goes_through(kind):
+    """Every kind of step goes through both repairs; least squares brings the outputs nearer to what they were, or leaves them."""
+    inputs = next(name for name, rank in RANKS.items() if rank in STEPS[kind].ranks[-2:])
+    model = build(Program((inputs,), (6,), (Step(kind, 0, (1, 2, 1, 3, 2, 1, 0)),), float64=False))
+    trace = trace_model(model)
+    plan = half_plan(trace)
+    data = data_for(model, 64)
+    batch = list(data[0][0]) if isinstance(data[0][0], tuple) else [data[0][0]]
+    expected = outputs_of(model, batch)
+
+    def error(small):
+        return np.mean([np.mean((a - b) ** 2) for a, b in zip(outputs_of(small, batch), expected, strict=True)])
+
+    repaired, report = repair_model(trace, plan, rebuild_model(trace, plan), data, "least_squares")
+    recurrent = kind in ("recurrent", "recurrent_states", "bidirectional", "conv_lstm")
+    assert bool(report["left_alone"]) == recurrent, report
+    assert error(repaired) <= 1.1 * error(rebuild_model(trace, plan)) + 1e-9, report
+    without, _ = repair_model(trace, plan, rebuild_model(trace, plan), None, "data_free")
+    assert all(np.isfinite(output).all() for output in outputs_of(without, batch))

@@ -189,7 +189,8 @@ class KernelFit:
     def _is_linear(self, kernel) -> bool:
         """Whether the design times the kernel, [groups, columns, slots], is what was made, on the first chunk."""
         made, design = self._made[0].astype(np.float64), self._design[0].astype(np.float64)
-        error = np.abs(np.einsum("rgn,gns->rgs", design, kernel) - made).max(initial=0)
+        kept = self.map.kept[self.map.live_groups]  # others may be silent
+        error = (np.abs(np.einsum("rgn,gns->rgs", design, kernel) - made) * kept).max(initial=0)
         dtype = tf.as_dtype(self.map.watched.compute_dtype or "float32").name
         return bool(error <= _CHECKED.get(dtype, 1e-3) * np.abs(made).max(initial=0))
 
