@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 KINDS = (None, "float16", "int8")
-ONE_SHOT = {"metanetwork": None, "finetune": None}  # BN statistics are estimated, or activations would fade away
+ONE_SHOT = {"metanetwork": None, "finetune": None, "repair": "bn"}  # or activations would fade away
 # row -> arguments of prune; {} is the unpruned network
 METHODS = {
     "dense": {},
