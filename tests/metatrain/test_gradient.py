@@ -80,7 +80,7 @@ def test_models_with_weights_outside_the_graph_share_nothing(batches, tmp_path):
     plain = [residual_cnn((8, 8, 1), 3, widths=(4, 8), seed=seed) for seed in range(2)]
     dataset = tf.data.Dataset.from_tensors(batches[0])
     trainer = MetaTrainer(_metanet(), [*plain, build(0.0), build(3.0)], dataset, MetaTraining(steps=1), tmp_path)
-    gradients = [data_model.gradient for data_model in trainer.data_models]
+    gradients = [data_model.gradients[0] for data_model in trainer.data_models]
     assert gradients[0] is gradients[1] and len(set(map(id, gradients))) == 3
 
 

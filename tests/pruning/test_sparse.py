@@ -121,9 +121,9 @@ def test_zeros_stay_through_training(model, schedule):
     training, seen = SparseTraining(small, plan, masks), []
 
     def prepare(num_steps):
-        make, callbacks = training(num_steps)
+        trained, attributes, callbacks = training(num_steps)
         record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(sparsity_report(small, plan, small)["reached"]))
-        return make, (*callbacks, record)
+        return trained, attributes, (*callbacks, record)
 
     finetune_model(small, data, epochs=6, prepare=prepare)
     found = training.finish()
@@ -168,8 +168,10 @@ def test_wrapping_a_kernel_equals_tf_mots_wrapping_of_the_layers():
 
     plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.75, scope="layer"))
     training = SparseTraining(model, plan)
-    make, callbacks = training(24)
-    ours = make(model.input, model.output)
+    trained, attributes, callbacks = training(24)
+    ours = trained(model.input, model.output)
+    for name, value in attributes.items():
+        setattr(ours, name, value)
     ours.compile(keras.optimizers.SGD(0.1), loss)
     ours.fit(*images, callbacks=[*callbacks], **options)
     training.finish()
@@ -283,13 +285,18 @@ def test_the_weights_of_a_metanetwork_are_the_ones_zeroed(model):
             variable.assign(0.3 * tf.random.normal(variable.shape))
     options = {"finetune": None, "repair": None}
     whole = tfmetaprune.prune(model, digits(0, 64), speedup=1, metanetwork=network, **options)
-    result = tfmetaprune.prune(model, digits(0, 64), method="unstructured", metanetwork=network, **options)
+    result, scored = (
+        tfmetaprune.prune(model, digits(0, 64), method="unstructured", scope=scope, metanetwork=network, **options)
+        for scope in ("layer", "global")
+    )
     assert not same_weights(whole.model, model) and result.report["metanetwork"] == network.name
     for (layer, _), (_, value) in kernel_values(whole.model).items():
         kernel = result.model.get_layer(layer).kernel.numpy()
         np.testing.assert_array_equal(kernel, np.where(kernel == 0, 0, value))
-    expected = zero_out(whole.model, plan_zeros(whole.model, sparse_method("unstructured")))[0]
+    expected = zero_out(whole.model, plan_zeros(whole.model, sparse_method("unstructured", scope="layer")))[0]
     assert same_weights(result.model, expected)
+    without_scores = plan_zeros(whole.model, sparse_method("unstructured"))  # scores tell which kernels keep more
+    assert [one.num_kept for one in scored.plan.targets] != [one.num_kept for one in without_scores.targets]
 
 
 def test_repair_and_optimizer_state(model):

@@ -93,8 +93,10 @@ def test_kinds_in_training(kind):
     labels = [rng.normal(size=(8, *output.shape[1:])).astype("float32") for output in model.outputs]
     plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.5, scope="layer", schedule="constant"))
     training, old = SparseTraining(model, plan), model.get_weights()
-    make, callbacks = training(4)
-    view = make(model.input, model.output)
+    trained, attributes, callbacks = training(4)
+    view = trained(model.input, model.output)
+    for name, value in attributes.items():
+        setattr(view, name, value)
     view.compile(keras.optimizers.Adam(0.01), "mse")
     view.fit(rng.normal(size=(8, *shape)).astype("float32"), labels, batch_size=4, epochs=2, verbose=0, callbacks=list(callbacks))
     masks = training.finish()
