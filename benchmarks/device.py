@@ -42,7 +42,8 @@ HEADER = """# What pruning buys on the device
 Made by `python benchmarks/device.py --out docs/device.md`. {versions}.
 Latency is that of one sample on one thread, median of {runs} rounds in each of which every file ran once; the ratio is
 dense / pruned within rounds, its 10th to 90th percentile in brackets. *Held*: the latency ratio / the MACs ratio. *Left out*: the
-size of the file with zeros left out (`sparse=True`); a dash where there are no zeros, *refused* where XNNPACK does not load it.
+size of the file with zeros left out (`sparse=True`); a dash where there are no zeros, *refused* where
+XNNPACK does not load it or LiteRT crashes on it.
 
 - **Whole channels** make files smaller and faster, at every precision. `round_to` matters where kernels work on blocks of
   channels: a width of 17 costs as much as one of 24 or 32; int8 kernels of wide CPUs work on 16 and more. What is left after that is
@@ -88,9 +89,11 @@ def export(model, path, kind, data):
     Returns:
       Bytes of the latter, "refused", or None without zeros.
     """
+    from tfmetaprune.errors import ExportError
     from tfmetaprune.export.contents import read_contents, share_of_zeros
     from tfmetaprune.export.convert import Conversion, convert
     from tfmetaprune.export.running import run_file
+    from tfmetaprune.export.trial import try_file
 
     path.write_bytes(convert(model, Conversion(kind), [data], None))
     run_file(path, [data[:1]], batch_size=1)
@@ -100,8 +103,9 @@ def export(model, path, kind, data):
         sparse = pathlib.Path(folder) / "sparse.tflite"
         sparse.write_bytes(convert(model, Conversion(kind, sparse=True), [data], None))
         try:
+            try_file(sparse, "device", "")  # some crash LiteRT
             run_file(sparse, [data[:1]], batch_size=1)
-        except RuntimeError:
+        except (RuntimeError, ExportError):
             return "refused"
         return sparse.stat().st_size
 

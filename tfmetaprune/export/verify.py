@@ -6,6 +6,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.errors import ExportError
 from tfmetaprune.export.running import interpreter_errors, run_file
 from tfmetaprune.export.samples import batched, joined
+from tfmetaprune.export.trial import try_file
 
 # float32 files differ from Keras by rounding alone (other summation order, folded batch norms). Each layer adds its own
 # share like a step of a random walk, so the tolerance grows with the root of the number of weight arrays.
@@ -42,6 +43,8 @@ def verify_file(path, shown_path, conversion, samples, expected, tolerance):
     """Runs a file in three ways and compares; returns the outputs of one, and the three differences that `ExportReport` holds."""
     measured, quantize = [], conversion.quantize
     where = f"export_tflite: {conversion}, '{shown_path}'"
+    if conversion.sparse:
+        try_file(path, where, SPARSE_ADVICE)
     for delegates, batch_size in ((True, 1), (True, len(samples[0])), (False, len(samples[0]))):
         with interpreter_errors(where, SPARSE_ADVICE if conversion.sparse else ADVICE[quantize]):
             actual = run_file(path, samples, batch_size=batch_size, delegates=delegates)
