@@ -420,7 +420,7 @@ def test_narrower_layers(tmp_path):
     assert got.get_layer("rnn").backward_layer.units == 3 and got.get_layer("mha")._num_heads == 2
     kept, was = got.get_layer("conv").get_config(), model.get_layer("conv").get_config()
     assert {**was, "filters": 4} == kept
-    assert not got.get_layer("bn").trainable and got.optimizer.name == "adam" and got.optimizer is not model.optimizer
+    assert not got.get_layer("bn").trainable and got.optimizer.name.startswith("adam") and got.optimizer is not model.optimizer
     got.save(tmp_path / "m.keras")
     loaded = keras3.models.load_model(tmp_path / "m.keras")
     assert_same(got, loaded, data, 1e-6)

@@ -212,7 +212,7 @@ def test_half_precision_layers():
     try:
         model, trace, plan = redundant_model("conv_same")
     finally:
-        keras.mixed_precision.set_global_policy("float32")
+        keras.mixed_precision.set_global_policy(None)  # follows floatx again
     inputs = random_inputs(model, 5, 4)
     fitted = fit_least_squares(trace, plan.keep, data_for(model), ridge=1e-5)
     assert fitted.solved and not fitted.left_alone

@@ -47,7 +47,7 @@ def test_mixed_precision():
         trained = tfmetaprune.prune(model, data, method="unstructured", finetune=2, **options)
         held = tfmetaprune.prune(model, data, method="unstructured", finetune=_fit("sgd"), **options)
     finally:
-        keras.mixed_precision.set_global_policy("float32")
+        keras.mixed_precision.set_global_policy(None)  # follows floatx again
     for result in (trained, held):
         assert result.report["sparsity"]["reached"] == pytest.approx(0.8, abs=0.01)
         assert result.model.get_layer("a").kernel.dtype == tf.float32
