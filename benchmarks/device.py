@@ -220,7 +220,8 @@ def main():
         for name in arguments.networks:
             lines += [f"## {name}, 224 x 224", "", *network_table(list(shown(measure_network(name, arguments.runs, folder)))), ""]
         if not arguments.no_accuracy:
-            lines += ["## Accuracy on digits", "", "A residual network (77.7 thousand parameters), test split, one network, the default fine-tuning: 75 steps.", ""]
+            about = "A residual network (77.7 thousand parameters), test split, one network, the default fine-tuning: 75 steps."
+            lines += ["## Accuracy on digits", "", about, ""]
             lines += [*accuracy_table(list(shown(measure_accuracy(folder)))), ""]
     if arguments.out:
         arguments.out.write_text("\n".join(lines), encoding="utf-8")
