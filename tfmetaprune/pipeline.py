@@ -85,7 +85,7 @@ class Inspection:
 
 def prune(
     model, train_data=None, *, validation_data=None, speedup=2.0, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="default", distill=True, seed=0,
+    metanetwork="default", finetune="default", repair="default", distill=False, seed=0,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, the rest is repaired and fine-tuned.
 
@@ -109,7 +109,8 @@ def prune(
         before, on up to 1,024 inputs without labels), "bn" (the statistics of BatchNormalization are estimated again), "data_free"
         (averages of what is gone are put into biases and statistics), "default" ("least_squares", or "data_free" without
         `train_data`) or None.
-      distill: whether the default fine-tuning draws the outputs to those of the model as it was, beside the loss.
+      distill: whether the default fine-tuning draws the outputs to those of the model as it was, beside the loss; each step
+        then runs that model too.
       seed: of everything random, 0 <= seed < 2**32.
 
     Returns:
