@@ -342,6 +342,12 @@ def test_data_free_repair_is_exact_for_constant_channels(bias):
     assert relative_difference(outputs_of(rebuild_model(trace, plan), x), outputs_of(model, x)) > 0.02
     assert relative_difference(outputs_of(small, x), outputs_of(model, x)) < 1e-4
 
+    consumer = trace.calls[3]
+    weights = {(consumer.path, "kernel"): 2 * consumer.layer.kernel.numpy()}  # those of a metanetwork
+    whole = rebuild_model(trace, plan_from_keep(trace, np.ones_like(keep)), weights)
+    small, _ = repair_model(trace, plan, rebuild_model(trace, plan, weights), None, "default", weights=weights)
+    assert relative_difference(outputs_of(small, x), outputs_of(whole, x)) < 1e-4
+
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_data_free_zoo(name):
