@@ -56,7 +56,7 @@ class PruneResult:
 
 def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
-    metanetwork="default", finetune="default", repair="default", distill=True, round_to=None, traffic_weight=0.0, latency_ms=None,
+    metanetwork="default", finetune="default", repair="default", distill=False, round_to=None, traffic_weight=0.0, latency_ms=None,
     latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
@@ -88,7 +88,8 @@ def prune(
         before, on up to 1,024 inputs without labels), "bn" (the statistics of BatchNormalization are estimated again), "data_free"
         (averages of what is gone are put into biases and statistics), "default" ("least_squares", or "data_free" without
         `train_data`) or None. With zeros alone "bn" or None; "default" is "bn", or None without `train_data`.
-      distill: whether the default fine-tuning draws the outputs to those of the model as it was, beside the loss.
+      distill: whether the default fine-tuning draws the outputs to those of the model as it was, beside the loss; each step
+        then runs that model too.
       round_to: what the widths of layers that lose channels shall be multiples of (8 is what most kernels like, 16 or 32 are
         better for 8-bit files on wide CPUs), or None for any width.
       traffic_weight: how much lower channels are ranked that move much memory for their MACs, as those of early layers do: with

@@ -47,7 +47,7 @@ def fold_averages(trace: ModelTrace, keep, *, weights: Mapping | None = None, nu
             seen = []
             args, kwargs = call_arguments(call, drawn)
             for one in maps:
-                _watch(one, call, args, kwargs, seen)
+                _watch(one, call, args, kwargs, result, seen)
             made = tf.nest.flatten(call.layer(*args, **kwargs))
             for one, moments in seen:
                 (solved if _absorb(trace, one, moments, result) else left_alone).append(call.title)
@@ -71,13 +71,13 @@ def _draw(channels, index, weights, num_samples, seed):
     return tf.cast(noise, layer.compute_dtype)
 
 
-def _watch(one, call, args, kwargs, seen):
+def _watch(one, call, args, kwargs, weights, seen):
     """Appends (map, (mean, variance ratio)) of what a map makes with its dead columns and without, [groups, slots]."""
     alive = np.zeros(one.num_columns, bool)
     alive[one.columns] = True
 
     def read(*arguments):
-        kernel = one.unfold(get_weight(call.layer, one.kernel))
+        kernel = one.unfold(weights.get((call.path, one.kernel), get_weight(call.layer, one.kernel)))
         sides = [one.apply(*arguments, values) for values in (kernel, kernel * alive[:, None, None])]
         whole, rest = ([tf.cast(x, tf.float64).numpy() for x in tf.nn.moments(tf.cast(side, tf.float64), [0, 1])] for side in sides)
         seen.append((one, (rest[0] - whole[0], rest[1] / np.maximum(whole[1], 1e-30))))
@@ -99,7 +99,7 @@ def _absorb(trace, one, moments, weights) -> bool:
         return False
     for reader in readers:
         layer, path = reader.call.layer, reader.call.path
-        mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        mean, variance = (np.asarray(weights.get((path, n), getattr(layer, n))) for n in ("moving_mean", "moving_variance"))
         weights[path, "moving_mean"] = (mean + shift).astype(mean.dtype)
         weights[path, "moving_variance"] = (variance * np.clip(ratio, 0.01, 1.0)).astype(variance.dtype)
     return True

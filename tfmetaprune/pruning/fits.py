@@ -13,7 +13,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.linear_maps import LinearMap, watching
 
-MAX_ROWS = 8000  # output positions that a kernel is fitted on
+MAX_ROWS = 16_000  # output positions that a kernel is fitted on
 MAX_ENTRIES = 2**25  # numbers in its design, 256 MiB as float64
 MAX_PRODUCTS = 1e11  # multiply-accumulates to make the design
 MIN_SAMPLES = 64  # inputs that the positions are drawn from, if there are as many

@@ -50,8 +50,9 @@ def fit_least_squares(
 ) -> Fitted:  # fmt: skip
     """Fits the weights that remain, layer by layer.
 
-    Each layer is fitted on at most 8,000 output positions, drawn at random from all inputs; fewer where the layer reads more
-    than 4,194 channels times taps. Layers that read nothing but what is as it was keep their weights bit for bit.
+    Each layer is fitted on at most 16,000 output positions, drawn at random from the inputs; fewer where the layer reads more
+    than 2,097 channels times taps. The inputs should be as they will be in use: on augmented ones the result is worse.
+    Layers that read nothing but what is as it was keep their weights bit for bit.
 
     Args:
       trace: the traced model; it is not modified.

@@ -24,8 +24,8 @@ def repair_model(
       small: of `rebuild_model`, not repaired; it is not modified.
       dataset: batches of inputs, or of (inputs, labels, ...); None for a method that needs none.
       method: one of `REPAIRS`; "default" is "least_squares", and "data_free" where there are no data.
-      weights: the metanetwork's weights, as for `rebuild_model`. Least squares does not use them: it fits the original's
-        weights, which was measured to be better.
+      weights: the metanetwork's weights, as for `rebuild_model`. Least squares does not use them: it starts from the
+        original's, which was measured to be as good.
       seed: of everything random.
 
     Returns:
