@@ -14,6 +14,19 @@ def _conv_bn(x, filters, size=3, strides=1):
     return L.BatchNormalization()(x)
 
 
+def _basic_blocks(x, widths, num_blocks):
+    """Stages of residual blocks of two 3x3 convolutions, each stage after the first at half resolution."""
+    for stage, width in enumerate(widths):
+        for block in range(num_blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            y = L.ReLU()(_conv_bn(x, width, 3, strides))
+            y = _conv_bn(y, width)
+            if x.shape[-1] != width or strides != 1:
+                x = _conv_bn(x, width, 1, strides)
+            x = L.ReLU()(L.Add()([x, y]))
+    return x
+
+
 def resnet(depth=56, *, num_classes=10, image_size=32, widths=(16, 32, 64)):
     """Builds the residual network for CIFAR of He et al. (arXiv 1512.03385, section 4.2).
 
@@ -30,14 +43,7 @@ def resnet(depth=56, *, num_classes=10, image_size=32, widths=(16, 32, 64)):
     """
     inputs = keras.Input((image_size, image_size, 3))
     x = L.ReLU()(_conv_bn(inputs, widths[0]))
-    for stage, width in enumerate(widths):
-        for block in range((depth - 2) // 6):
-            strides = 2 if stage > 0 and block == 0 else 1
-            y = L.ReLU()(_conv_bn(x, width, 3, strides))
-            y = _conv_bn(y, width)
-            if x.shape[-1] != width or strides != 1:
-                x = _conv_bn(x, width, 1, strides)
-            x = L.ReLU()(L.Add()([x, y]))
+    x = _basic_blocks(x, widths, (depth - 2) // 6)
     x = L.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, L.Dense(num_classes)(x), name=f"resnet{depth}")
 
@@ -99,13 +105,6 @@ def resnet18(num_classes=1000, *, image_size=224):
     inputs = keras.Input((image_size, image_size, 3))
     x = L.ReLU()(_conv_bn(inputs, 64, 7, 2))
     x = L.MaxPooling2D(3, 2, "same")(x)
-    for stage, width in enumerate((64, 128, 256, 512)):
-        for block in range(2):
-            strides = 2 if stage > 0 and block == 0 else 1
-            y = L.ReLU()(_conv_bn(x, width, 3, strides))
-            y = _conv_bn(y, width)
-            if x.shape[-1] != width or strides != 1:
-                x = _conv_bn(x, width, 1, strides)
-            x = L.ReLU()(L.Add()([x, y]))
+    x = _basic_blocks(x, (64, 128, 256, 512), 2)
     x = L.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, L.Dense(num_classes)(x), name="resnet18")

@@ -340,3 +340,23 @@ def cases_of(kind):
         ],
     }  # fmt: skip
     return CASES.get(kind) or special.get(kind.__name__, lambda: [Case(kind, _shape(kind))])()
+
+
+def model_around(case):
+    """The layer of a case between Dense layers that make its channels and Dense layers that read what it makes: (model, layer)."""
+    layer = case.make()
+    if isinstance(layer, L.Embedding):
+        inputs = x = keras.Input(case.shape, dtype="int32")
+        made = case.call(layer, x, None)
+    else:
+        shape = (*case.shape[1:], case.shape[0]) if case.first else case.shape
+        inputs = keras.Input(shape)
+        x, other = (L.Dense(shape[-1], name=name)(inputs) for name in ("before", "other"))
+        if case.first:
+            x = L.Permute((len(shape), *range(1, len(shape))), name="channels_first")(x)
+        made = case.call(layer, x, other)
+    outputs = [
+        L.Dense(3, name=f"after{i}")(L.Flatten()(y) if len(y.shape) > 2 else y)
+        for i, y in enumerate(tf.nest.flatten(made))
+    ]
+    return keras.Model(inputs, outputs), layer

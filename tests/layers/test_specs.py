@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from layer_cases import cases_of, kernel_macs, step_macs
+from layer_cases import cases_of, kernel_macs, model_around, step_macs
 from zoo import ZOO, randomize
 
 from tfmetaprune._keras import keras, tf
@@ -35,23 +35,9 @@ def computing_in():
 
 
 def _model(case):
-    """The layer between Dense layers that make its channels and Dense layers that read what it makes."""
-    layer = case.make()
-    if isinstance(layer, L.Embedding):
-        inputs = x = keras.Input(case.shape, dtype="int32")
-        made = case.call(layer, x, None)
-    else:
-        shape = (*case.shape[1:], case.shape[0]) if case.first else case.shape
-        inputs = keras.Input(shape)
-        x, other = (L.Dense(shape[-1], name=name)(inputs) for name in ("before", "other"))
-        if case.first:
-            x = L.Permute((len(shape), *range(1, len(shape))), name="channels_first")(x)
-        made = case.call(layer, x, other)
-    outputs = [
-        L.Dense(3, name=f"after{i}")(L.Flatten()(y) if len(y.shape) > 2 else y)
-        for i, y in enumerate(tf.nest.flatten(made))
-    ]
-    model = randomize(keras.Model(inputs, outputs), type(layer).__name__)
+    """The model around the layer of a case, with weights that the graph can hold, and the layer."""
+    model, layer = model_around(case)
+    randomize(model, type(layer).__name__)
     for weight in model.weights:
         if weight.dtype == tf.float64:
             weight.assign(np.asarray(weight, np.float32))  # what the graph can hold

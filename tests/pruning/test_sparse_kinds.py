@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from layer_cases import CASES, cases_of
+from layer_cases import CASES, cases_of, model_around
 from zoo import randomize
 
 from tfmetaprune._keras import keras, tf
@@ -30,23 +30,6 @@ KERNELS = {L.SeparableConv1D: 2, L.SeparableConv2D: 2, L.LSTM: 2, L.GRU: 2, L.Si
            L.Bidirectional: 4, L.ConvLSTM1D: 2, L.ConvLSTM2D: 2, L.ConvLSTM3D: 2}  # fmt: skip
 
 
-def wrap_case(kind, case):
-    """The layer of a case between Dense layers."""
-    layer = case.make()
-    if isinstance(layer, L.Embedding):
-        inputs = x = keras.Input(case.shape, dtype="int32")
-        made = case.call(layer, x, None)
-    else:
-        shape = (*case.shape[1:], case.shape[0]) if case.first else case.shape
-        inputs = keras.Input(shape)
-        x, other = (L.Dense(shape[-1], name=name)(inputs) for name in ("before", "other"))
-        if case.first:
-            x = L.Permute((len(shape), *range(1, len(shape))))(x)
-        made = case.call(layer, x, other)
-    outputs = [L.Dense(3, name=f"after{i}")(L.Flatten()(y) if len(y.shape) > 2 else y) for i, y in enumerate(tf.nest.flatten(made))]
-    return randomize(keras.Model(inputs, outputs), kind.__name__), layer
-
-
 KINDS = [kind for kind in [*CASES, L.LSTM, L.GRU] if not kind.__name__.startswith(("Random", "Global", "Max", "Average"))]
 PARAMETERS = [
     pytest.param(kind, case, id=f"{kind.__name__}-{i}") for kind in dict.fromkeys(KINDS) for i, case in enumerate(cases_of(kind))
@@ -61,7 +44,8 @@ def spectral_normalization_on_keras_2(monkeypatch):
 
 @pytest.mark.parametrize("kind, case", PARAMETERS)
 def test_every_layer_kind(kind, case):
-    model, layer = wrap_case(kind, case)
+    model, layer = model_around(case)
+    randomize(model, kind.__name__)
     path = layer.name
     kernels, dense = find_kernels(trace_model(model), UNSTRUCTURED)
     found = [kernel for kernel in kernels if kernel.layer == path]
@@ -88,7 +72,8 @@ def test_every_layer_kind(kind, case):
     ids=lambda kind: kind.__name__,
 )  # fmt: skip
 def test_kinds_in_training(kind):
-    model, _ = wrap_case(kind, cases_of(kind)[0])
+    model, _ = model_around(cases_of(kind)[0])
+    randomize(model, kind.__name__)
     shape, rng = tuple(model.inputs[0].shape[1:]), np.random.default_rng(0)
     labels = [rng.normal(size=(8, *output.shape[1:])).astype("float32") for output in model.outputs]
     plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.5, scope="layer", schedule="constant"))
