@@ -218,7 +218,7 @@ def meta_train(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
         "runs/digits"
     ),
-    objective: Annotated[str, typer.Option(help="structured, unstructured, n:m, sparse, published_sparse.")] = "structured",
+    objective: Annotated[str, typer.Option(help="structured, unstructured, n:m, sparse, published or published_sparse.")] = "structured",
     steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 3000,
     seed: Seed = 0,
     num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,

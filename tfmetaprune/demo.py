@@ -53,8 +53,8 @@ class DemoSettings:
 def run_demo(out, *, seed=0, settings=DemoSettings(), console=None) -> dict:  # noqa: B008
     """Runs the demonstration and leaves models, files, plan, report and plot in a folder.
 
-    Every accuracy is measured on the test split, which nothing was chosen on. BN statistics are estimated again after
-    every pruning, with and without the metanetwork.
+    Every accuracy is measured on the test split, which nothing was chosen on. The networks that
+    are fine-tuned are repaired as by default; for the curves BN statistics are estimated again, and nothing else.
 
     Args:
       out: the folder to write.

@@ -58,7 +58,7 @@ class Objective:
           (layer path, weight name) -> tensor, and the mask of the units, float32 [num_units]; differentiable with respect
           to everything generated.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.decode")
 
     def unit_score(self, score):
         """Returns the scores of the units, float32 [num_units], from those of the nodes, [num_nodes]."""

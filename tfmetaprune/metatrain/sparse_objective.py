@@ -58,7 +58,7 @@ class SparseObjective(Objective):
         Returns:
           float32 of 0 and 1 in the matrices' shapes; gradients reach matrices and score through them.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.masks")
 
 
 class UnstructuredObjective(SparseObjective):
