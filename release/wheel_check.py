@@ -46,8 +46,11 @@ def build(folder):
     venv.create(folder / "builder", with_pip=True)
     python = folder / "builder/bin/python"
     run(python, "-m", "pip", "install", "--quiet", "build")
-    run(python, "-m", "build", "--wheel", "--outdir", folder / "direct", checkout)
-    run(python, "-m", "build", "--outdir", folder / "both", checkout)
+    for options in (("--wheel", "--outdir", folder / "direct"), ("--outdir", folder / "both")):
+        command = [str(part) for part in (python, "-m", "build", *options, checkout)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{done.stdout[-2000:]}{done.stderr[-2000:]}\nBuilding failed.")
     (direct,), (wheel,) = ((folder / name).glob("*.whl") for name in ("direct", "both"))
     (sdist,) = (folder / "both").glob("*.tar.gz")
     return direct, sdist, wheel
@@ -67,7 +70,7 @@ def check_contents(direct, wheel):
     tracked = subprocess.run(["git", "ls-tree", "-r", "--name-only", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = tracked.stdout.splitlines()
     wanted = {name for name in names if name.startswith("tfmetaprune/")}
-    wanted |= {f"tfmetaprune/{name}" for name in names if name.startswith("saved_models/") and name.endswith((".keras", ".json"))}
+    wanted |= {f"tfmetaprune/{name}" for name in names if name.startswith("saved_models/")}
     packed = {name for name in has if name.startswith("tfmetaprune/")}
     assert wanted == packed, f"the wheel lacks {sorted(wanted - packed)} and should not hold {sorted(packed - wanted)}"
     return len(packed)
