@@ -8,6 +8,7 @@ import numbers
 import os
 import re
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,13 @@ class DataSplits:
     validation: tf.data.Dataset
     test: tf.data.Dataset
     num_classes: int
-    input_shape: tuple
-    num_examples: dict
+    input_shape: tuple[int, ...]
+    num_examples: dict[str, int]
 
 
-def load(name, *, data_dir=None, batch_size=128, seed=0):
+def load(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, batch_size: int = 128, seed: int = 0
+) -> DataSplits:
     """Loads an image classification set of tensorflow_datasets, or "digits", which needs no network.
 
     The first call prepares the files (any set but "digits" is downloaded), later calls read them; of several processes
@@ -92,7 +95,7 @@ def load(name, *, data_dir=None, batch_size=128, seed=0):
     return DataSplits(name, **batches, num_classes=num_classes, input_shape=input_shape, num_examples=num_examples)
 
 
-def augment(dataset, *, max_shift=1, noise=0.05, seed=0):
+def augment(dataset: tf.data.Dataset, *, max_shift: int = 1, noise: float = 0.05, seed: int = 0) -> tf.data.Dataset:
     """Shifts each image by a few pixels and adds noise, anew in each iteration over the dataset.
 
     Args:
@@ -134,7 +137,7 @@ def augment(dataset, *, max_shift=1, noise=0.05, seed=0):
     return tf.data.Dataset.zip((dataset, keys)).map(change, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def as_dataset(data, *, batch_size=128):
+def as_dataset(data: Any, *, batch_size: int = 128) -> tf.data.Dataset:
     """Turns what a caller has at hand into a batched dataset of `(x, y)` or `(x,)`.
 
     Args:
@@ -177,7 +180,7 @@ def as_dataset(data, *, batch_size=128):
     return tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
 
 
-def check_data(dataset, model, *, needs_labels=True):
+def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
     """Checks that data fit a model before time is spent on them.
 
     The first batch is checked in full. Where the labels are class indices (integers [batch] or [batch, 1] for
