@@ -82,6 +82,7 @@ def try_wheel(python, wheel, folder):
     try:
         run(python, "-m", "venv", environment)
         inside = environment / "bin/python"
+        run(inside, "-m", "pip", "install", "--quiet", "--upgrade", "pip")  # old ones take long to choose versions
         run(inside, "-m", "pip", "install", "--quiet", wheel)
         run(inside, "-m", "pip", "check")
         empty = folder / "empty"
