@@ -30,6 +30,8 @@ from tfmetaprune.pruning import (
     replace_weights,
 )
 from tfmetaprune.pruning.sparse import SparsePlan, SparseSteps, sparse_method
+from tfmetaprune.record import record_network
+from tfmetaprune.report.folder import atomic_folder, write_result
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace, trace_model
 
@@ -46,12 +48,26 @@ class PruneResult:
       report: what happened, a dict that `json.dumps` accepts: MACs, parameters, loss and accuracy after each step,
         the width of every group, what had to stay and why.
       history: metric name -> values per epoch of the fine-tuning, or what a callable `finetune` returned; None without.
+      network: what the HTML report draws: every layer, channel and histogram, see `record.record_network`.
     """
 
     model: Any
     plan: PruningPlan | SparsePlan
     report: dict
     history: Any
+    network: dict | None = None
+
+    def save(self, folder):
+        """Writes model.keras, plan.json, report.json and network.json, from which `tfmetaprune report FOLDER` makes a page.
+
+        Args:
+          folder: where to; made if it does not exist.
+
+        Raises:
+          ArgumentError: the folder cannot be written.
+        """
+        with atomic_folder(folder) as temporary:
+            write_result(temporary, self)
 
 
 def prune(
@@ -214,7 +230,10 @@ def prune(
         "frozen": frozen_units(trace),
         "unknown_layers": unknown_layers(trace),
     }
-    return PruneResult(result, zeros.plan if plan is None else plan, report, history)
+    network = record_network(
+        trace, small, keep=None if plan is None else plan.keep, weights=rewritten.weights, zeros=sparse is not None
+    )
+    return PruneResult(result, zeros.plan if plan is None else plan, report, history, network)
 
 
 def encode(model):
