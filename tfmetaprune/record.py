@@ -8,9 +8,9 @@ import numpy as np
 
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning import cost
+from tfmetaprune.report.page_reading import NETWORK_FORMAT
 from tfmetaprune.trace import ModelTrace
 
-FORMAT = 1  # of the record; one of another format is not drawn
 NUM_BINS = 41
 _RANGE_QUANTILE = 0.998  # what lies further out is counted in the outermost bins
 
@@ -35,7 +35,8 @@ def record_network(trace: ModelTrace, small, *, keep=None, weights: Mapping | No
         "nonzero": how many of the parameters are not zero in the end; None unless `zeros`.
         "frozen": why channels that it makes have to stay; None if none has to.
         "made": for each kernel that makes channels of its own: "weight", "norms" (a digit a channel, its L2 norm before, 9 for the
-          layer's largest), "kept" (0 or 1 a channel), "zeros" (a digit a remaining channel, tenths of its weights; None unless `zeros`).
+          layer's largest), "kept" (0 or 1 a channel), "zeros" (a digit a remaining channel, tenths of its weights) and "sparsity"
+          (share of zeros among the remaining weights), both None unless `zeros`.
         "histograms": of "weights" (all kernels of the layer) and "scale" (gamma of a normalisation): "range" [low, high] and
           "before", "metanetwork" (None without one) and "after", counts in equal bins; what lies outside is in the outermost ones.
         "change": ||metanetwork - before|| / ||before|| of the layer's weights; None without a metanetwork.
@@ -67,7 +68,7 @@ def record_network(trace: ModelTrace, small, *, keep=None, weights: Mapping | No
         {"name": name, "width": _width(trace, tensor, keep)} for name, tensor in zip(trace.model.input_names, trace.inputs)
     ]
     outputs = list(dict.fromkeys(maker[tensor] for tensor in trace.outputs))
-    return {"format": FORMAT, "name": trace.model.name, "inputs": inputs, "outputs": outputs, "calls": calls}
+    return {"format": NETWORK_FORMAT, "name": trace.model.name, "inputs": inputs, "outputs": outputs, "calls": calls}
 
 
 def _layers_by_path(model, prefix="") -> dict:
@@ -110,12 +111,14 @@ def _made(trace, channels, keep, sparse_layer) -> list[dict]:
             continue
         seen.add(units.tobytes())
         norms = np.sqrt(np.square(matrix, dtype=float).sum(0))
-        row = {"weight": name, "norms": _digits(norms / max(norms.max(initial=0), 1e-30)), "zeros": None}
+        row = {"weight": name, "norms": _digits(norms / max(norms.max(initial=0), 1e-30))}
+        row |= {"zeros": None, "sparsity": None}
         row["kept"] = "".join("1" if kept else "0" for kept in keep[units])
         if sparse_layer is not None:
             shape = tuple(widths.get(role, size) for role, size in zip(axes.names, axes.shape))
             remaining = _matrix(get_weight(sparse_layer, name), axes, shape)
-            row["zeros"] = None if remaining is None else _digits(np.mean(remaining == 0, 0))
+            if remaining is not None:
+                row |= {"zeros": _digits(np.mean(remaining == 0, 0)), "sparsity": float(np.mean(remaining == 0))}
         rows.append(row)
     return rows
 

@@ -1,6 +1,5 @@
 """`tfmetaprune prune`."""
 
-import json
 import pathlib
 from typing import Annotated
 
@@ -38,7 +37,7 @@ def prune(
     with quiet():
         from tfmetaprune import pipeline
         from tfmetaprune.data import load
-        from tfmetaprune.report.folder import atomic_folder
+        from tfmetaprune.report.folder import atomic_folder, write_result
         from tfmetaprune.report.tables import comparison_table
     with atomic_folder(out) as folder:
         splits = load(data, seed=seed)
@@ -50,10 +49,7 @@ def prune(
             latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity,
             block_shape=block_shape,
         )  # fmt: skip
-        result.model.save(folder / "model.keras")
-        (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
-        report = {**result.report, "data": data, "history": result.history}
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report = write_result(folder, result, data=data, original=str(model.resolve()))
     titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed", "finetuned": "fine-tuned"}
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]

@@ -75,6 +75,7 @@ def make_page(folder) -> str:
             "weights": ("Weights and scales", _weights(network)),
         }
     missing = [sections.pop(name)[1] for name in ("curve", "latency") if not getattr(summary, _SOURCES[name])]
+    missing = [hint for hint in missing if hint is not None]
     sections["settings"] = ("How it was made", _settings(summary))
     if missing:
         sections["more"] = ("Not measured yet", missing)
@@ -90,7 +91,7 @@ def make_page(folder) -> str:
         "header", tag("p", "tfmetaprune report", class_="eyebrow"), tag("h1", summary.name), tag("p", summary.headline, class_="lead"),
         tag("dl", tiles, class_="tiles"),
     )  # fmt: skip
-    files = {name: (importlib.resources.files("tfmetaprune.report") / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")}
+    files = {name: (importlib.resources.files(__package__) / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")}
     parts = {
         "TITLE": join([f"{summary.name}: {summary.headline}"]), "STYLE": files["page.css"], "SCRIPT": files["page.js"],
         "HEADER": header, "LINKS": join(links), "SECTIONS": join(bodies),
@@ -109,7 +110,8 @@ def _figures(summary):
 
 def _curve(summary, path):
     if not summary.curves:
-        return _hint("Accuracy at several speed-ups, against the baselines:", f"tfmetaprune report {path} --curve --data NAME")
+        hint = _hint("Accuracy at several speed-ups, against the baselines:", f"tfmetaprune report {path} --curve --data NAME")
+        return hint if summary.speeds_up else None
     with contents_of(path / "curve.json"):
         return [*draw_curves(summary.curves, summary.points), tag("p", summary.curve_note, class_="note")]
 

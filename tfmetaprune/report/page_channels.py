@@ -52,9 +52,8 @@ def _draw(name, made, call):
                 start = column
     paths = [tag("path", class_=f"cells {kind}", d="".join(parts)) for kind, parts in sorted(runs.items())]
     words = f"{kept} of {size} channels stay" if kept < size else f"all {size} channels stay"
-    if made["zeros"]:
-        zeros = sum(int(digit) for digit in made["zeros"]) / 10 / len(made["zeros"]) + 0.05
-        words += f", about {percent(min(1.0, zeros), 0)} zeros" if any(digit != "0" for digit in made["zeros"]) else ", no zeros"
+    if made["zeros"] is not None:
+        words += f", {percent(made['sparsity'], 0)} zeros"
     why = f" ({call['frozen']})" if kept == size and call["frozen"] else ""
     width, height = _CELL * columns, _CELL * rows
     picture = svg(width, height, paths, label=f"{name}: {words}{why}", class_="strip")

@@ -22,14 +22,8 @@ def draw_curves(curves, points) -> list:
         for method, curve in {**curves, **{label: [point] for label, point in points.items()}}.items()
     )
     pictures = [_draw(curves, points, width, height, label, size) for width, height, size in ((340, 270, "narrow"), (760, 360, "wide"))]
-    items = [
-        tag("li", svg(30, 14, tag("path", class_=f"line c{index % NUM_STYLES}", d="M1 7h28"), _mark(index, 15, 7), label="", aria_hidden="true"), method)
-        for index, method in enumerate(curves)
-    ]  # fmt: skip
-    items += [
-        tag("li", svg(30, 14, _mark(index, 15, 7, hollow=True), label="", aria_hidden="true"), method)
-        for index, method in enumerate(points)
-    ]
+    items = [tag("li", _sample(index), method) for index, method in enumerate(curves)]
+    items += [tag("li", _sample(index, hollow=True), method) for index, method in enumerate(points)]
     return [tag("ul", items, class_="legend"), *pictures]
 
 
@@ -56,7 +50,8 @@ def _draw(curves, points, width, height, label, size):
             grid.append(tag("text", f"{tick:g}\u00d7", x=x, y=base + 18, text_anchor="middle"))
             grid.append(tag("path", class_="tick", d=f"M{x:.1f} {base}v5"))
             last = x
-    grid.append(tag("text", "Speed-up (MACs before / after)", class_="axis", x=(_LEFT + width - _RIGHT) / 2, y=height - 4, text_anchor="middle"))
+    middle = (_LEFT + width - _RIGHT) / 2
+    grid.append(tag("text", "Speed-up (MACs before / after)", x=middle, y=height - 4, text_anchor="middle"))
     drawn = []
     for index, (method, curve) in list(enumerate(curves.items()))[::-1]:
         places = [at(*point) for point in curve]
@@ -66,6 +61,12 @@ def _draw(curves, points, width, height, label, size):
     for index, (method, point) in list(enumerate(points.items()))[::-1]:
         drawn.append(_mark(index, *at(*point), hollow=True, tip=f"{method}\n{percent(point[1])} at {times(point[0])}"))
     return svg(width, height, grid, drawn, label=label, class_=f"chart {size}")
+
+
+def _sample(index, hollow=False):
+    """The mark of the legend."""
+    line = None if hollow else tag("path", class_=f"line c{index % NUM_STYLES}", d="M1 7h28")
+    return tag("svg", line, _mark(index, 15, 7, hollow), viewBox="0 0 30 14", width=30, height=14, aria_hidden="true")
 
 
 def _mark(index, x, y, hollow=False, tip=None):

@@ -30,8 +30,9 @@ def draw_histograms(network) -> list:
     if changes:
         most = max(changes, key=changes.get)
         mean = sum(changes.values()) / len(changes)
-        words = f"The metanetwork changes a layer\u2019s weights by {percent(mean)} of their norm on average, most in {most} ({percent(changes[most])})."
-        parts.append(tag("p", words))
+        words = f"The metanetwork changes a layer\u2019s weights by {percent(mean)} of their norm on average, "
+        words += f"most in {most} ({percent(changes[most])})."
+        parts.append(tag("p", words, class_="note"))
     summary = tag("summary", f"All {len(small)} histograms, layer by layer")
     return [*parts, tag("details", summary, tag("div", small, class_="histograms"))]
 

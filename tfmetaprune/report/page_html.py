@@ -50,7 +50,8 @@ def svg(width, height, *children, label, **attributes) -> Markup:
     """Makes a picture for screen readers, too.
 
     Args:
-      width, height: of its coordinates, in CSS pixels at its natural size.
+      width: of its coordinates, in CSS pixels at its natural size.
+      height: likewise.
       *children: what is in it.
       label: what it shows, in words.
       **attributes: more attributes.

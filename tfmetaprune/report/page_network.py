@@ -25,21 +25,25 @@ def draw_network(network) -> list:
         more = tag("summary", f"The other {len(cards) - _SHOWN_BLOCKS} blocks")
         shown.append(tag("details", more, tag("div", cards[_SHOWN_BLOCKS:], class_="blocks")))
     swatches = [tag("span", class_=f"swatch g{shade}") for shade in range(NUM_SHADES)]
-    scale = tag("p", "Weights gone: 0", "\u202f%", tag("span", swatches, class_="scale", aria_hidden="true"), "100", "\u202f%", class_="scale-line")
+    colours = tag("span", swatches, class_="scale", aria_hidden="true")
+    scale = tag("p", "Weights gone: 0\u202f%", colours, "100\u202f%", class_="scale-line")
     return [scale, *shown]
 
 
 def draw_layer_bars(network) -> list:
-    """Draws the multiply-accumulates of each layer that has any, before and after, as one chart of bars."""
-    layers = [call for call in network["calls"] if call["macs"][0]]
+    """Draws the MACs of each layer before and after as one chart of bars; its weights if no MACs were saved."""
+    layers = [(call, call["macs"]) for call in network["calls"] if call["macs"][0]]
+    what = "MACs"
+    if all(before == after for _, (before, after) in layers):  # zeros save none
+        layers = [(call, _weights(call)) for call in network["calls"] if call["macs"][0] and call["parameters"][0]]
+        what = "weights that are not zero"
     if not layers:
         return []
-    highest = max(call["macs"][0] for call in layers)
+    highest = max(before for _, (before, _) in layers)
     bars = []
-    for index, call in enumerate(layers):
-        before, after = (100 * macs / highest for macs in call["macs"])
-        kept = _ratio(call["macs"])
-        tip = f"{call['name']}\n{count(call['macs'][0])} \u2192 {count(call['macs'][1])} MACs ({percent(kept, 0)} left)"
+    for index, (call, pair) in enumerate(layers):
+        before, after = (100 * number / highest for number in pair)
+        tip = f"{call['name']}\n{what} {_arrow(pair, count)} ({percent(pair[1] / pair[0], 0)} left)"
         bars.append(
             tag(
                 "g", tag("path", class_="was", d=f"M{index + 0.08:.2f} 100v{-before:.1f}h.84v{before:.1f}z"),
@@ -47,10 +51,10 @@ def draw_layer_bars(network) -> list:
                 tag("path", class_="hit", d=f"M{index} 0h1v100h-1z"), data_tip=tip,
             )
         )  # fmt: skip
-    label = f"Multiply-accumulates of {len(layers)} layers, in order, before and after; the table of all layers has the figures."
+    label = f"{what[:1].upper()}{what[1:]} of {len(layers)} layers, in order, before and after; the table of all layers has the figures."
     picture = svg(len(layers), 100, bars, label=label, class_="layer-bars", preserveAspectRatio="none")
-    caption = [tag("span", layers[0]["name"]), tag("span", f"{len(layers)} layers, in order"), tag("span", layers[-1]["name"])]
-    legend = [tag("li", tag("span", class_=f"key {kind}"), text) for kind, text in (("was", "MACs before"), ("is", "MACs after"))]
+    caption = [tag("span", text) for text in (layers[0][0]["name"], f"{len(layers)} layers, in order", layers[-1][0]["name"])]
+    legend = [tag("li", tag("span", class_=f"key {kind}"), text) for kind, text in (("was", f"{what} before"), ("is", "after"))]
     return [tag("ul", legend, class_="legend"), picture, tag("p", caption, class_="ends", aria_hidden="true")]
 
 
@@ -60,11 +64,11 @@ def layer_table(network):
     for call in network["calls"]:
         if not call["parameters"][0]:
             continue
-        left = call["parameters"][1] if call["nonzero"] is None else call["nonzero"]
+        before, left = _weights(call)
         rows.append(
             [
                 call["name"], call["kind"], _arrow(call["width"]), _arrow(call["macs"], count) if call["macs"][0] else MISSING,
-                percent(1 - left / call["parameters"][0], 0), call["frozen"] or "",
+                percent(1 - left / before, 0), call["frozen"] or "",
             ]
         )  # fmt: skip
     head = ("Layer", "Kind", "Channels", "MACs", "Weights gone", "Must stay because")
@@ -74,10 +78,11 @@ def layer_table(network):
 def table(head, rows, caption, text_columns=()):
     """Makes a table whose rows become cards on a phone; its first column names the rows."""
     columns = list(enumerate(head))
-    header = [tag("th", title, role="columnheader", scope="col", class_="text" if index in (0, *text_columns) else None) for index, title in columns]
+    sides = ["text" if index in (0, *text_columns) else None for index, _ in columns]
+    header = [tag("th", title, role="columnheader", scope="col", class_=side) for title, side in zip(head, sides)]
     body = []
     for row in rows:
-        classes = ["missing" if cell == MISSING else "text" if index in text_columns else None for index, cell in enumerate(row)]
+        classes = ["missing" if cell == MISSING else side for cell, side in zip(row, sides)]
         cells = [tag("td", row[index], role="cell", data_label=title, class_=classes[index]) for index, title in columns[1:]]
         body.append(tag("tr", tag("th", row[0], role="rowheader", scope="row"), cells, role="row"))
     return tag(
@@ -91,8 +96,9 @@ def shade(share) -> int:
     return 0 if share <= 0.005 else min(NUM_SHADES - 1, 1 + int(share * (NUM_SHADES - 1)))
 
 
-def _ratio(pair) -> float:
-    return pair[1] / pair[0] if pair[0] else 1.0
+def _weights(call) -> list[int]:
+    """How many parameters a call has before, and how many of them remain and are not zero."""
+    return [call["parameters"][0], call["parameters"][1] if call["nonzero"] is None else call["nonzero"]]
 
 
 def _arrow(pair, write=str) -> str:
@@ -113,17 +119,18 @@ def _draw_block(nodes, block):
     shapes = []
     for index, node in enumerate(members):
         shapes.append(_draw_node(nodes[node], placement.centres[index], block.prefix, index == entry))
-    before, after = (sum(nodes[node].macs[side] for node in block.nodes) for side in (0, 1))
+    macs = [sum(nodes[node].macs[side] for node in block.nodes) for side in (0, 1)]
     weights = sum(nodes[node].parameters[0] for node in block.nodes)
     gone = 1 - sum(nodes[node].remaining for node in block.nodes) / weights if weights else None
-    words = [f"MACs {count(before)} \u2192 {count(after)}"] if before else []
+    words = [f"MACs {_arrow(macs, count)}"] if macs[0] else []
     words += [f"{percent(gone, 0)} of weights gone"] if gone is not None else []
     label = f"Block {block.title}: " + "; ".join(_sentence(nodes[node]) for node in block.nodes)
     width, height = placement.width + 2 * _MARGIN, placement.height + 2 * _MARGIN
     moved = tag("g", lines, shapes, transform=f"translate({_MARGIN} {_MARGIN})")
     picture = tag("div", svg(width, height, moved, label=label), class_="scroll")
     if width > _PHONE:  # can be moved there, with the keyboard too
-        picture = tag("div", svg(width, height, moved, label=label), class_="scroll", tabindex="0", role="group", aria_label=f"Block {block.title}")
+        reached = {"tabindex": "0", "role": "group", "aria_label": f"Block {block.title}"}
+        picture = tag("div", svg(width, height, moved, label=label), class_="scroll", **reached)
     span = "" if width <= _PHONE else " medium" if width <= 2 * _PHONE else " wide"
     return tag("figure", tag("figcaption", tag("b", block.title), tag("span", " \u00b7 ".join(words))), picture, class_="block" + span)
 
@@ -143,8 +150,9 @@ def _draw_node(node, centre, prefix, is_entry):
     if is_entry:
         return tag("circle", class_="entry", cx=x, cy=y, r=4, data_tip=f"from {node.name}")
     if node.symbol:
-        parts = [tag("circle", class_="merge", cx=x, cy=y, r=10), tag("text", node.symbol, x=x, y=y + 4.5, text_anchor="middle", class_="symbol")]
-        return tag("g", parts, data_tip=_sentence(node).replace(", ", "\n"))
+        circle = tag("circle", class_="merge", cx=x, cy=y, r=10)
+        symbol = tag("text", node.symbol, x=x, y=y + 4.5, text_anchor="middle", class_="symbol")
+        return tag("g", circle, symbol, data_tip=_sentence(node).replace(", ", "\n"))
     width, height = _BOX
     left, top = x - width / 2, y - height / 2
     name = node.name.removeprefix(prefix) or node.name

@@ -47,6 +47,7 @@ class Summary:
       points: label -> (speed-up, accuracy), after fine-tuning.
       curve_note: what the curve shows.
       notes: what had to stay, and why.
+      speeds_up: whether channels were removed.
       accuracy_split: on which data the accuracies are.
     """
 
@@ -62,6 +63,7 @@ class Summary:
     points: dict
     curve_note: str
     notes: tuple
+    speeds_up: bool
     accuracy_split: str
 
 
@@ -107,7 +109,7 @@ def summarize(folder: ReportFolder) -> Summary:
     name = (folder.network or {}).get("name") or "Network"
     return Summary(
         str(name), headline, facts, tiles, tuple(rows), columns, tuple(bars), bars_note, curves, marks if curves else {},
-        note, notes, split,
+        note, notes, bool(main.get("widths")), split,
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def _tiles(main, first, last, bars, rows) -> tuple:
     zeros = main.get("sparsity")
     if zeros:
         nonzero = zeros["nonzero_parameters"]
-        detail = f"numbers that are not zero: {count(nonzero['before'])} \u2192 {count(nonzero['after'])}"
+        detail = f"not zero: {count(nonzero['before'])} \u2192 {count(nonzero['after'])}"
         tiles.append(("Weights that are zero", percent(zeros["reached"]), detail))
     if first["parameters"] != last["parameters"]:
         change = percent(1 - last["parameters"] / first["parameters"], 0)
