@@ -131,8 +131,7 @@ def _draw_block(nodes, block):
     if width > _PHONE:  # can be moved there, with the keyboard too
         reached = {"tabindex": "0", "role": "group", "aria_label": f"Block {block.title}"}
         picture = tag("div", svg(width, height, moved, label=label), class_="scroll", **reached)
-    span = "" if width <= _PHONE else " medium" if width <= 2 * _PHONE else " wide"
-    return tag("figure", tag("figcaption", tag("b", block.title), tag("span", " \u00b7 ".join(words))), picture, class_="block" + span)
+    return tag("figure", tag("figcaption", tag("b", block.title), tag("span", " \u00b7 ".join(words))), picture, class_="block" if width <= _PHONE else "block wide")
 
 
 def _curve(path) -> str:
@@ -156,7 +155,7 @@ def _draw_node(node, centre, prefix, is_entry):
     width, height = _BOX
     left, top = x - width / 2, y - height / 2
     name = node.name.removeprefix(prefix) or node.name
-    name = name if len(name) <= 21 else f"{name[:8]}\u2026{name[-12:]}"
+    name = name if len(name) <= 18 else f"{name[:7]}\u2026{name[-10:]}"
     parts = [tag("rect", class_="box", x=left, y=top, width=width, height=height, rx=5)]
     if node.gone is not None:
         parts.append(tag("rect", class_=f"tint g{shade(node.gone)}", x=left, y=top, width=width, height=height, rx=5))
@@ -167,7 +166,8 @@ def _draw_node(node, centre, prefix, is_entry):
     channels = _arrow(node.width).replace(" ", "\u200a") if node.width else node.kind
     parts.append(tag("text", channels, x=left + 8, y=top + 28, class_="channels"))
     if node.gone is not None:
-        parts.append(tag("text", f"\u2212{percent(node.gone, 0)}", x=left + width - 8, y=top + 28, text_anchor="end", class_="channels"))
+        sign = "\u2212" if node.gone >= 0.005 else ""
+        parts.append(tag("text", f"{sign}{percent(node.gone, 0)}", x=left + width - 8, y=top + 28, text_anchor="end", class_="channels"))
     return tag("g", join(parts), data_tip=_sentence(node).replace(", ", "\n"))
 
 
