@@ -21,7 +21,7 @@ def draw_curves(curves, points) -> list:
         f"{method}: {', '.join(f'{percent(accuracy)} at {times(speedup)}' for speedup, accuracy in curve)}."
         for method, curve in {**curves, **{label: [point] for label, point in points.items()}}.items()
     )
-    pictures = [_draw(curves, points, width, height, label, size) for width, height, size in ((340, 270, "narrow"), (760, 360, "wide"))]
+    pictures = [_draw(curves, points, width, height, label, size) for width, height, size in ((340, 270, "narrow"), (860, 380, "wide"))]
     items = [tag("li", _sample(index), method) for index, method in enumerate(curves)]
     items += [tag("li", _sample(index, hollow=True), method) for index, method in enumerate(points)]
     return [tag("ul", items, class_="legend"), *pictures]

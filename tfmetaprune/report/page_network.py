@@ -131,7 +131,8 @@ def _draw_block(nodes, block):
     if width > _PHONE:  # can be moved there, with the keyboard too
         reached = {"tabindex": "0", "role": "group", "aria_label": f"Block {block.title}"}
         picture = tag("div", svg(width, height, moved, label=label), class_="scroll", **reached)
-    return tag("figure", tag("figcaption", tag("b", block.title), tag("span", " \u00b7 ".join(words))), picture, class_="block" if width <= _PHONE else "block wide")
+    caption = tag("figcaption", tag("b", block.title), tag("span", " \u00b7 ".join(words)))
+    return tag("figure", caption, picture, class_="block" if width <= _PHONE else "block wide")
 
 
 def _curve(path) -> str:
@@ -155,7 +156,7 @@ def _draw_node(node, centre, prefix, is_entry):
     width, height = _BOX
     left, top = x - width / 2, y - height / 2
     name = node.name.removeprefix(prefix) or node.name
-    name = name if len(name) <= 18 else f"{name[:7]}\u2026{name[-10:]}"
+    name = name if len(name) <= 17 else f"{name[:6]}\u2026{name[-10:]}"
     parts = [tag("rect", class_="box", x=left, y=top, width=width, height=height, rx=5)]
     if node.gone is not None:
         parts.append(tag("rect", class_=f"tint g{shade(node.gone)}", x=left, y=top, width=width, height=height, rx=5))

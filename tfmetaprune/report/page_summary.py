@@ -79,7 +79,7 @@ def summarize(folder: ReportFolder) -> Summary:
     report = folder.report
     with contents_of(folder.path / "report.json"):
         is_demo = "rows" in report
-        main = next(iter(report["prune"].values())) if is_demo else report
+        main = list(report["prune"].values())[0] if is_demo else report
         rows = _demo_rows(report) if is_demo else _prune_rows(report)
         split = "test split of " + str(report["data"]) if is_demo else _split(report)
         first, last = rows[0], rows[2] if is_demo else rows[-1]
@@ -231,7 +231,8 @@ def _facts(report, main) -> tuple:
 
 def _notes(main) -> tuple:
     frozen = [f"{number} ({reason})" for reason, number in (main.get("frozen") or {}).items()]
-    notes = [f"Channels that had to stay: {joined(frozen)}."] if frozen else []
+    notes = [f"Metanetwork: {main['metanetwork_note']}."] if main.get("metanetwork_note") else []
+    notes += [f"Channels that had to stay: {joined(frozen)}."] if frozen else []
     if main.get("unknown_layers"):
         notes.append(f"Of kinds that nobody registered, so that the channels they touch stay: {joined(main['unknown_layers'])}.")
     dense = {
