@@ -43,7 +43,9 @@ ALLOWED = {
     "analysis_numbers": _TRACE | {"pruning"},
     "analysis": _ENGINE | {"analysis_numbers"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
-    "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain"},
+    "comparison": _ENGINE | {"finetuning"},
+    "environment": _BASE | {"__init__", "metanet"},
+    "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment"},
     "cli": {"commands"},
     "__main__": {"cli"},
     "__init__": set(),  # it imports by name, lazily
