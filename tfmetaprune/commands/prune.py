@@ -51,7 +51,7 @@ def prune(
     ] = "structured",
     criterion: Annotated[str, typer.Option(help="group_l2, group_l2_max, fisher or random.", **_CHOICE)] = "group_l2",
     metanetwork: Annotated[
-        str, typer.Option(help="Name or path of a metanetwork, or none; needs --data.", **_CHOICE)
+        str, typer.Option(help="Name or path of one, none, or default: where it gains.", **_CHOICE)
     ] = "default",
     sparsity: Annotated[
         float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8", **_ZEROS)
@@ -82,7 +82,7 @@ def prune(
         repair = _or_none(repair)
         if data is None:
             _refuse_without_data(metanetwork, criterion, repair, epochs, distill)
-            metanetwork, epochs = None, 0
+            epochs = 0
         if distill and epochs == 0:
             raise ArgumentError("prune: expected fine-tuning for --distill, got --epochs 0. Leave one of them out.")
         keras_model = load_model(model)
@@ -123,6 +123,8 @@ def _lines(report, name):
             yield f"Layer {layer!r} stays dense: {reason}."
     for layer in report["unknown_layers"]:
         yield f"Layer {layer} is of an unknown kind: the channels that it touches stay."
+    if report["metanetwork_note"]:
+        yield f"Metanetwork: {report['metanetwork_note']}"
     for reason in (report["repair"] or {}).get("left_alone", ()):
         yield f"Not repaired: layer {reason}"
 
