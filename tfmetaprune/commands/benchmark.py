@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, load_model, quiet, results
+from tfmetaprune.commands.shared import Json, Quiet, existing, load_model, quiet, results
 
 
 @app.command(
@@ -26,7 +26,7 @@ def benchmark(
 ):
     """Measures models and TFLite files side by side: latency, size, memory, MACs."""
     with results(as_json, is_quiet) as done:
-        candidates = [str(path) if path.suffix == ".tflite" else load_model(path) for path in files]
+        candidates = [str(existing(path, "a TFLite file")) if path.suffix == ".tflite" else load_model(path) for path in files]
         with quiet():
             from tfmetaprune.export import benchmark as measuring
             from tfmetaprune.report.progress import progress_bar

@@ -74,10 +74,16 @@ def load_data(name, data_dir, seed=0):
     return load(name, data_dir=data_dir, seed=seed)
 
 
+def existing(path, what):
+    """Returns the path of a model; raises `UnsupportedModelError` if there is nothing."""
+    if not path.exists():
+        raise UnsupportedModelError(f"Model file '{path}': expected {what}, found no such file. Check the path.")
+    return path
+
+
 def load_model(path):
     """Loads a Keras model; whatever goes wrong is an `UnsupportedModelError`."""
-    if not path.exists():
-        raise UnsupportedModelError(f"Model file '{path}': expected a Keras model, found no such file. Check the path.")
+    existing(path, "a Keras model")
     try:
         with quiet():
             if _is_keras3_file(path):
