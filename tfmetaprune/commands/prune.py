@@ -31,6 +31,8 @@ def prune(
     ] = "structured",
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8")] = None,
     block_shape: Annotated[str, typer.Option(help="Outputs x inputs of a block, for --method block.")] = "1x4",
+    prepare: Annotated[str, typer.Option(help="Train before pruning: prune_aware, group_norm or none.")] = "none",
+    prepare_epochs: Annotated[int | None, typer.Option(help="Epochs of it.", min=1, show_default="10")] = None,
 ):
     """Prunes a model and fine-tunes what is left."""
     block_shape = _numbers(block_shape)
@@ -48,13 +50,16 @@ def prune(
             finetune="default" if epochs is None else epochs or None,
             repair=None if repair.lower() == "none" else repair, seed=seed, round_to=round_to, latency_ms=latency_ms,
             latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity,
-            block_shape=block_shape,
+            block_shape=block_shape, prepare=None if prepare.lower() == "none" else prepare, prepare_epochs=prepare_epochs,
         )  # fmt: skip
         result.model.save(folder / "model.keras")
         (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
         report = {**result.report, "data": data, "history": result.history}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed", "finetuned": "fine-tuned"}
+    titles = {
+        "before": "original", "prepared": "prepared", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed",
+        "finetuned": "fine-tuned",
+    }  # fmt: skip
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
     done = [f"{report['speedup']['reached']:.2f} times fewer MACs"] if report["widths"] else []
