@@ -56,7 +56,7 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
 
 
-def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
+def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=None):
     """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/quality.md).
 
     It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
@@ -67,6 +67,7 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
       drops_channels: whether channels go.
       repair: as for `prune`.
       train_data: as for `prune`.
+      prepare: as for `prune`.
 
     Returns:
       What to use in its place, and why "default" came to mean None, a sentence; None where it did not.
@@ -75,6 +76,8 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
         return metanetwork, None
     if not drops_channels:
         return None, "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
+    if prepare is not None:
+        return None, f"None was used, as the training before pruning ({prepare}) has learnt what goes."
     if train_data is None:
         return None, "None was used, as the shipped ones measure channels on train_data, and there is none."
     if repair in ("default", "least_squares"):

@@ -27,6 +27,7 @@ from tfmetaprune.interop import carry
 from tfmetaprune.latency_target import measure_with, prune_to_latency
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
+from tfmetaprune.preparation import check_preparation, prepare_model
 from tfmetaprune.pruning import (
     PruningPlan,
     cost,
@@ -64,7 +65,8 @@ class PruneResult:
 def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
     metanetwork="default", finetune="default", repair="default", distill=False, round_to=None, traffic_weight=0.0, latency_ms=None,
-    latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
+    latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial", prepare=None,
+    prepare_epochs=None,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
 
@@ -114,6 +116,11 @@ def prune(
         steps, masks chosen again meanwhile), "constant" (all in the first step, chosen again likewise), "one_shot" (before the
         fine-tuning). With N:M, with a callable and without fine-tuning it is always "one_shot". Where zeros come during the
         fine-tuning, the report holds no accuracy between, and the repair follows the fine-tuning.
+      prepare: a training before pruning, where there is time for it, on the model's own loss: "prune_aware" (in each step the channels that
+        rank lowest for a speed-up around the one asked for are silent, and the outputs are drawn to the original's beside the loss),
+        "group_norm" (the published regulariser is added to the loss, as in DepGraph's sparsity learning), or None. Needs
+        `train_data` with labels and takes the place of a metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
+      prepare_epochs: passes over `train_data` for it, 10 if None.
 
     Returns:
       A `PruneResult`. Its model is compiled as the caller's was, with a fresh optimizer; a callable `finetune` may
@@ -132,12 +139,16 @@ def prune(
     if not drops_channels:
         refuse_unused(
             method, speedup=speedup, criterion=None if criterion == "group_l2" else criterion, round_to=round_to,
-            traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup,
+            traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, prepare=prepare,
         )  # fmt: skip
         repair = zeros_repair(repair, train_data)
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
-    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data)
+    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare)
+    prepare_epochs = check_preparation(
+        prepare, prepare_epochs, train_data=train_data, speedup=speedup, is_latency=latency is not None, criterion=criterion,
+        metanetwork=metanetwork,
+    )  # fmt: skip
     check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
@@ -145,7 +156,7 @@ def prune(
         trace = trace_model(model)
         train = None if train_data is None else _shuffled(train_data, seed)
         if train is not None:
-            check_data(train, model, needs_labels=finetune is not None and not callable(finetune))
+            check_data(train, model, needs_labels=bool(prepare) or finetune is not None and not callable(finetune))
             check_finite(train)
         validation = None if validation_data is None else as_dataset(validation_data)
         if validation is not None:
@@ -157,12 +168,22 @@ def prune(
             return {} if validation is None else evaluate_model(candidate, validation, losses)
 
         original = cost(trace)
-        steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
+        costs = {"macs": original.macs, "parameters": original.parameters}
+        steps = {"before": {**costs, **evaluate(model)}}
+        preparation = None
+        if prepare is not None:
+            make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
+            prepared, preparation = prepare_model(
+                model, train, prepare, speedup=speedup, criterion=criterion, losses=losses, epochs=prepare_epochs,
+                traffic_weight=traffic_weight,
+            )  # fmt: skip
+            trace, steps["prepared"] = trace_model(prepared), {**costs, **evaluate(prepared)}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
         plan, measurements, repaired = None, [], None
         if drops_channels:
-            step = 1.0 if repair == "least_squares" or (repair == "default" and train is not None) else None
+            is_fitted = repair == "least_squares" or (repair == "default" and train is not None)
+            step = 1.0 if is_fitted or prepare == "prune_aware" else None
             options = {"criterion": criterion, "step": step, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
             small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         else:
@@ -205,6 +226,7 @@ def prune(
         "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
         "metanetwork_note": metanetwork_note,
+        "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
         "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "distill": bool(distill),

@@ -71,6 +71,12 @@ def prune(
     distill: Annotated[
         bool, typer.Option("--distill", help="Fine-tune towards the original's outputs too.", **_AFTERWARDS)
     ] = False,
+    prepare: Annotated[
+        str, typer.Option(help="prune_aware, group_norm or none.", rich_help_panel="Training before pruning")
+    ] = "none",
+    prepare_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of it.", min=1, show_default="10", rich_help_panel="Training before pruning")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -79,9 +85,9 @@ def prune(
     with results(as_json, is_quiet) as done:
         block_shape = _numbers(block_shape)
         metanetwork = _or_none(metanetwork)
-        repair = _or_none(repair)
+        repair, prepare = _or_none(repair), _or_none(prepare)
         if data is None:
-            _refuse_without_data(metanetwork, criterion, repair, epochs, distill)
+            _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare)
             epochs = 0
         if distill and epochs == 0:
             raise ArgumentError("prune: expected fine-tuning for --distill, got --epochs 0. Leave one of them out.")
@@ -97,6 +103,7 @@ def prune(
                 finetune="default" if epochs is None else epochs or None, repair=repair, distill=distill, round_to=round_to,
                 traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, seed=seed,
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
+                prepare=prepare, prepare_epochs=prepare_epochs,
             )  # fmt: skip
             result.model.save(folder / "model.keras")
             (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
@@ -110,7 +117,10 @@ def _lines(report, name):
     """What is told of a report: a table, and a line for each thing worth knowing."""
     from tfmetaprune.report.tables import comparison_table
 
-    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed", "finetuned": "fine-tuned"}
+    titles = {
+        "before": "original", "prepared": "prepared", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed",
+        "finetuned": "fine-tuned",
+    }  # fmt: skip
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
     done = [f"{report['speedup']['reached']:.2f} times fewer MACs"] if report["widths"] else []
@@ -133,13 +143,14 @@ def _or_none(name):
     return None if name.lower() == "none" else name
 
 
-def _refuse_without_data(metanetwork, criterion, repair, epochs, distill):
+def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare):
     needing = {
         f"--metanetwork {metanetwork}": metanetwork not in (None, "default"),
         f"--criterion {criterion}": criterion == "fisher",
         f"--repair {repair}": repair in ("least_squares", "bn"),
         f"--epochs {epochs}": bool(epochs),
         "--distill": distill,
+        f"--prepare {prepare}": prepare is not None,
     }
     for option in (option for option, is_asked in needing.items() if is_asked):
         raise ArgumentError(f"prune: expected --data NAME for {option}, got none. Name a data set, or leave {option} out.")
