@@ -130,12 +130,13 @@ def paired(lines, speedups) -> list[str]:
             steps: np.array([[scores[seed, "group_l2", repair, steps, speedup] for speedup in speedups] for seed in seeds])
             for steps in STEPS
         }  # fmt: skip
-        ours = np.array([[scores[seed, METANETWORK, repair, "one shot", speedup] for speedup in speedups] for seed in seeds])
-        leads = ours - max(theirs.values(), key=np.mean)
-        leads = np.concatenate([leads, leads.mean(1, keepdims=True)], 1)
-        errors = leads.std(0, ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else 0 * leads[0]
-        cells = [f"{lead:+.1f} ({error:.1f})" for lead, error in zip(leads.mean(0), errors)]
-        rows.append(f"| {METANETWORK}, {repair or 'no repair'} | {' | '.join(cells)} |")
+        for name in (METANETWORK, *([SEARCHED] if repair == "least_squares" else [])):
+            ours = np.array([[scores[seed, name, repair, "one shot", speedup] for speedup in speedups] for seed in seeds])
+            leads = ours - max(theirs.values(), key=np.mean)
+            leads = np.concatenate([leads, leads.mean(1, keepdims=True)], 1)
+            errors = leads.std(0, ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else 0 * leads[0]
+            cells = [f"{lead:+.1f} ({error:.1f})" for lead, error in zip(leads.mean(0), errors)]
+            rows.append(f"| {name}, {repair or 'no repair'} | {' | '.join(cells)} |")
     return rows
 
 
