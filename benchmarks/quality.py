@@ -112,7 +112,7 @@ def table(lines, speedups) -> str:
         "In brackets standard errors. `prune(metanetwork=\"default\")` uses the metanetwork where it leads at every speed-up, and none "
         "elsewhere:", "",
         *paired(lines, speedups), "",
-        f"Median seconds of a repair: {costs}. The search (`search_steps={SEARCH_STEPS}`, for each speed-up anew, on the same inputs without "
+        f"Median seconds of a repair: {costs}. The search (`search_steps={SEARCH_STEPS}`, anew for each speed-up, on the same inputs, no "
         f"labels) took {np.median(seconds[SEARCHED]):.0f} s.", "", "Made by `python benchmarks/quality.py --out docs/quality.md`.", "",
     ])  # fmt: skip
 
