@@ -53,6 +53,9 @@ def prune(
     metanetwork: Annotated[
         str, typer.Option(help="Name or path of one, none, or default: where it gains.", **_CHOICE)
     ] = "default",
+    search_steps: Annotated[
+        int, typer.Option(help="Steps of a search for the channels to keep; try 100.", min=0, **_CHOICE)
+    ] = 0,
     sparsity: Annotated[
         float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8", **_ZEROS)
     ] = None,
@@ -87,7 +90,7 @@ def prune(
         metanetwork = _or_none(metanetwork)
         repair, prepare = _or_none(repair), _or_none(prepare)
         if data is None:
-            _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare)
+            _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps)
             epochs = 0
         if distill and epochs == 0:
             raise ArgumentError("prune: expected fine-tuning for --distill, got --epochs 0. Leave one of them out.")
@@ -103,7 +106,7 @@ def prune(
                 finetune="default" if epochs is None else epochs or None, repair=repair, distill=distill, round_to=round_to,
                 traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, seed=seed,
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
-                prepare=prepare, prepare_epochs=prepare_epochs,
+                prepare=prepare, prepare_epochs=prepare_epochs, search_steps=search_steps,
             )  # fmt: skip
             result.model.save(folder / "model.keras")
             (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
@@ -143,7 +146,7 @@ def _or_none(name):
     return None if name.lower() == "none" else name
 
 
-def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare):
+def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps):
     needing = {
         f"--metanetwork {metanetwork}": metanetwork not in (None, "default"),
         f"--criterion {criterion}": criterion == "fisher",
@@ -151,6 +154,7 @@ def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepar
         f"--epochs {epochs}": bool(epochs),
         "--distill": distill,
         f"--prepare {prepare}": prepare is not None,
+        f"--search-steps {search_steps}": search_steps > 0,
     }
     for option in (option for option, is_asked in needing.items() if is_asked):
         raise ArgumentError(f"prune: expected --data NAME for {option}, got none. Name a data set, or leave {option} out.")
