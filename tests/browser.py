@@ -66,8 +66,8 @@ class Browser:
         self._wait_for("Page.loadEventFired")
 
     def run(self, script):
-        """Returns the value of an expression in the page."""
-        answer = self._send("Runtime.evaluate", expression=script, returnByValue=True)
+        """Returns the value of an expression in the page, of a promise when it is kept."""
+        answer = self._send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

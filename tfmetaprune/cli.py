@@ -10,8 +10,10 @@ COMMANDS = (
     "prune",
     "export",
     "benchmark",
+    "compare",
     "meta_train",
     "report",
+    "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:

@@ -94,7 +94,7 @@ def model_files(folder, original=None) -> tuple[pathlib.Path, pathlib.Path]:
     small = next((path for path in map(read.path.joinpath, ("model.keras", "pruned.keras")) if path.exists()), None)
     if small is None:
         raise ArgumentError(f"Folder '{folder}': expected model.keras or pruned.keras in it, found neither. Prune again.")
-    known = [read.path / "original.keras", *([pathlib.Path(str(read.report["original"]))] if read.report.get("original") else [])]
+    known = [read.path / "original.keras", *([pathlib.Path(str(read.report["model"]))] if read.report.get("model") else [])]
     found = pathlib.Path(original) if original else next((path for path in known if path.exists()), None)
     if found is None:
         raise ArgumentError(f"Folder '{folder}': expected to find the model that was pruned, found none. Name it by --model FILE.keras.")

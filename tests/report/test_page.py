@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from typer.testing import CliRunner
 
-from tfmetaprune import MetaNetConfig, MetaNetwork, data, pipeline
+from tfmetaprune import MetaNetConfig, MetaNetwork, data, pipeline, report_measurements
 from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
 from tfmetaprune.errors import ArgumentError
@@ -237,7 +237,14 @@ def test_command_measures_latency(sparse_folder, tmp_path):
     assert "latency" in Page((copy / "report.html").read_text()).ids
 
 
-def test_curve_is_measured_against_the_baselines(folder, sparse_folder, digits, tmp_path):
+def test_curve_is_measured_against_the_baselines(folder, sparse_folder, digits, tmp_path, monkeypatch):
+    asked = []
+
+    def prune(*arguments, metanetwork, **options):
+        asked.append(metanetwork)
+        return pipeline.prune(*arguments, metanetwork=None, **options)  # quick
+
+    monkeypatch.setattr(report_measurements, "prune", prune)
     copy = shutil.copytree(folder, tmp_path / "copy")
     report = read("report.json", copy)
     (copy / "report.json").write_text(json.dumps({**report, "metanetwork": "digits"}))
@@ -248,7 +255,7 @@ def test_curve_is_measured_against_the_baselines(folder, sparse_folder, digits, 
     for curve in measured["curves"].values():
         assert [round(speedup, 1) for speedup, _ in curve] == [1.0, pytest.approx(1.5, abs=0.2)]
     assert len({curve[0][1] for curve in measured["curves"].values()}) == 1
-    assert "(bn)" in measured["note"]
+    assert "(bn)" in measured["note"] and asked == ["digits"] * 2 + [None] * 4
     with pytest.raises(ArgumentError, match="expected the result of a pruning of channels"):
         measure_curve(sparse_folder, *arguments)
 
@@ -270,8 +277,9 @@ def test_page_in_a_browser(folder, tmp_path):
             assert picture.startswith(b"\x89PNG") and struct.unpack(">I", picture[16:20])[0] == width
         assert len(backgrounds) == 2
         x, y = browser.run(
-            "(() => { const one = document.querySelector('.layer-bars g'); one.scrollIntoView({block: 'center'});"
-            "const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+            "new Promise(done => { const one = document.querySelector('.layer-bars g'); one.scrollIntoView({block: 'center'});"
+            "requestAnimationFrame(() => requestAnimationFrame(() => { const box = one.getBoundingClientRect();"
+            "done([box.x + box.width / 2, box.y + box.height / 2]); })); })"
         )
         browser.hover(x, y)
         assert "MACs" in browser.run("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")

@@ -6,7 +6,7 @@ from tfmetaprune.report.page_reading import ReportFolder, contents_of
 from tfmetaprune.report.page_words import MISSING, count, is_number, joined, milliseconds, percent, points, size, times
 
 _STEPS = {
-    "before": "Original", "pruned": "Pruned", "repaired": "Repaired", "zeroed": "Weights zeroed", "finetuned": "Fine-tuned",
+    "before": "Original", "prepared": "Prepared", "pruned": "Pruned", "repaired": "Repaired", "zeroed": "Weights zeroed", "finetuned": "Fine-tuned",
 }  # fmt: skip
 _COSTS = ("macs", "parameters")
 
@@ -222,7 +222,8 @@ def _facts(report, main) -> tuple:
         "Method": main.get("method"), "Criterion": main.get("criterion"), "Metanetwork": main.get("metanetwork") or "none",
         "Repair": repair.get("method") if isinstance(repair, dict) else repair or "none",
         "Fine-tuning": f"{epochs} epochs" if epochs else "none" if finetune is None else "yes" if finetune != "default" else "default",
-        "Distillation": "yes" if main.get("distill") else None,
+        "Training before": f"{main['prepare']['method']}, {main['prepare']['epochs']} epochs" if main.get("prepare") else None,
+        "Search steps": main.get("search_steps") or None, "Distillation": "yes" if main.get("distill") else None,
         "Widths rounded to": main.get("round_to"), "Traffic weight": main.get("traffic_weight") or None,
         "Data": report.get("data"), "Seed": main.get("seed"), "tfmetaprune": main.get("tfmetaprune"),
     }  # fmt: skip
@@ -231,7 +232,7 @@ def _facts(report, main) -> tuple:
 
 def _notes(main) -> tuple:
     frozen = [f"{number} ({reason})" for reason, number in (main.get("frozen") or {}).items()]
-    notes = [f"Metanetwork: {main['metanetwork_note']}."] if main.get("metanetwork_note") else []
+    notes = [f"Metanetwork: {main['metanetwork_note']}"] if main.get("metanetwork_note") else []
     notes += [f"Channels that had to stay: {joined(frozen)}."] if frozen else []
     if main.get("unknown_layers"):
         notes.append(f"Of kinds that nobody registered, so that the channels they touch stay: {joined(main['unknown_layers'])}.")
