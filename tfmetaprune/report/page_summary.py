@@ -6,7 +6,8 @@ from tfmetaprune.report.page_reading import ReportFolder, contents_of
 from tfmetaprune.report.page_words import MISSING, count, is_number, joined, milliseconds, percent, points, size, times
 
 _STEPS = {
-    "before": "Original", "prepared": "Prepared", "pruned": "Pruned", "repaired": "Repaired", "zeroed": "Weights zeroed", "finetuned": "Fine-tuned",
+    "before": "Original", "prepared": "Prepared", "pruned": "Pruned", "repaired": "Repaired", "zeroed": "Weights zeroed",
+    "finetuned": "Fine-tuned",
 }  # fmt: skip
 _COSTS = ("macs", "parameters")
 
