@@ -72,10 +72,12 @@ def layer_table(network):
             ]
         )  # fmt: skip
     head = ("Layer", "Kind", "Channels", "MACs", "Weights gone", "Must stay because")
-    return table(head, rows, "Every layer with weights", text_columns=(1, 5))
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return table(head, rows, "Every layer with weights", text_columns=(1, 5), class_="layers")
 
 
-def table(head, rows, caption, text_columns=()):
+def table(head, rows, caption, text_columns=(), class_=None):
     """Makes a table whose rows become cards on a phone; its first column names the rows."""
     columns = list(enumerate(head))
     sides = ["text" if index in (0, *text_columns) else None for index, _ in columns]
@@ -87,7 +89,7 @@ def table(head, rows, caption, text_columns=()):
         body.append(tag("tr", tag("th", row[0], role="rowheader", scope="row"), cells, role="row"))
     return tag(
         "table", tag("caption", caption), tag("thead", tag("tr", header, role="row"), role="rowgroup"),
-        tag("tbody", body, role="rowgroup"), role="table",
+        tag("tbody", body, role="rowgroup"), role="table", class_=class_,
     )  # fmt: skip
 
 
