@@ -201,7 +201,7 @@ def test_real_process_has_no_traceback_and_no_log_noise(tmp_path):
 
 def test_help_and_version():
     printed = run("--help").stdout
-    assert all(command in printed for command in ("demo", "prune", "inspect", "export", "meta-train"))
+    assert all(command in printed for command in ("demo", "prune", "inspect", "export", "compare", "meta-train", "info"))
     assert run("--version").stdout == "tfmetaprune 0.1.0\n"
 
 
