@@ -139,7 +139,7 @@ def prune(
       prepare_epochs: passes over `train_data` for it, 10 if None.
       search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
         scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
-        hundred steps are worth it (docs/search.md); each costs about as much as ten steps of training. Needs `train_data`, and a
+        hundred steps are worth it (docs/quality.md); each costs about as much as ten steps of training. Needs `train_data`, and a
         repair by least squares.
 
     Returns:
