@@ -16,7 +16,7 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=[*setuptools.find_packages(include=["tfmetaprune", "tfmetaprune.*"]), "tfmetaprune.saved_models"],
     package_dir={"tfmetaprune": "tfmetaprune", "tfmetaprune.saved_models": "saved_models"},
-    package_data={"tfmetaprune.saved_models": ["*.keras", "*.json"]},
+    package_data={"tfmetaprune.saved_models": ["*.keras", "*.json"], "tfmetaprune.recipes": ["*.yaml"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "tf_keras>=2.21,<2.22",  # Keras 2, which TF-GNN needs
@@ -29,6 +29,7 @@ setuptools.setup(
         "matplotlib",
         "typer",
         "rich",
+        "pyyaml",  # recipes
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "ruff"],

@@ -43,7 +43,8 @@ ALLOWED = {
     "analysis_numbers": _TRACE | {"pruning"},
     "analysis": _ENGINE | {"analysis_numbers"},
     "demo": _ENGINE | {"pipeline", "finetuning", "metatrain"},
-    "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain"},
+    "recipes": _ENGINE | {"__init__", "pipeline", "metatrain"},
+    "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain", "recipes"},
     "cli": {"commands"},
     "__main__": {"cli"},
     "__init__": set(),  # it imports by name, lazily

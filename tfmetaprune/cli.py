@@ -11,6 +11,7 @@ COMMANDS = (
     "export",
     "benchmark",
     "meta_train",
+    "run",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:

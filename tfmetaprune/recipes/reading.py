@@ -49,9 +49,24 @@ def read_recipe(name_or_path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ArgumentError(f"Recipe {path.name}: expected YAML, got {' '.join(str(error).split())}. Mend the file.") from error
     try:
-        return build(Recipe, values, "")
+        recipe = build(Recipe, values, "")
+        _check_network(recipe.network)
+        return recipe
     except ArgumentError as error:
         raise ArgumentError(f"Recipe {path.name}, {error}. Change the file there.") from error
+
+
+def _check_network(network):
+    """Raises ArgumentError if there is no such architecture, or its builder has no such option."""
+    from tfmetaprune.recipes.architectures import ARCHITECTURES
+
+    names = ", ".join(ARCHITECTURES)
+    if network.architecture not in ARCHITECTURES:
+        raise ArgumentError(f"network.architecture: expected one of {names}, got {network.architecture!r}")
+    known = ARCHITECTURES[network.architecture][0].__kwdefaults__
+    unknown = [option for option in network.options if option not in known]
+    if unknown:
+        raise ArgumentError(f"network.options: expected some of {', '.join(known)}, got {unknown[0]!r}")
 
 
 def build(kind, values, path):

@@ -53,14 +53,14 @@ def run_recipe(recipe: Recipe, out, *, smoke=False, resume=False, data_dir=None,
     recipe = toy(recipe) if smoke else recipe
     with mocked_data(recipe.data.name, data_dir) if smoke else contextlib.nullcontext(data_dir) as data_dir:
         store = Store(out, {**dataclasses.asdict(recipe), "smoke": smoke}, resume=resume)
-        return _Run(recipe, store, data_dir, progress or (lambda *_: None)).report()
+        return _Run(recipe, store, data_dir, progress or (lambda *_: None), eager=smoke).report()
 
 
 class _Run:
     """One run of a recipe; each method named after a stage runs it, or reads what an earlier run has left of it."""
 
-    def __init__(self, recipe, store, data_dir, progress):
-        self.recipe, self.store, self.progress = recipe, store, progress
+    def __init__(self, recipe, store, data_dir, progress, *, eager):
+        self.recipe, self.store, self.progress, self.eager = recipe, store, progress, eager
         self.load = functools.partial(splits_for, recipe.data, data_dir=data_dir)
 
     def seed(self, number=0):
@@ -73,13 +73,14 @@ class _Run:
         """Trains a model in place for a stage; returns the history."""
         _, train, steps = self.load(training, seed=seed)
         backup = self.store.path(name, ".backup")
-        return fit(model, training, train, steps, progress=functools.partial(self.progress, name), backup=backup)
+        tick = functools.partial(self.progress, name)
+        return fit(model, training, train, steps, progress=tick, backup=backup, eager=self.eager)
 
     def figures(self, model, training, **more):
         """MACs, parameters, and the loss and accuracy on the validation split."""
         total = cost(trace_model(model))
         splits, _, _ = self.load(training, seed=0)
-        validation = evaluate(model, splits.validation)
+        validation = evaluate(model, splits.validation, eager=self.eager)
         return {"macs": total.macs, "parameters": total.parameters, "validation": validation, **more}
 
     def build(self, training):
@@ -247,7 +248,7 @@ class _Run:
             stages["finetuned_b"] = self.finetuned("finetuned_b", "pruned", recipe.finetuning_b)
         stages["exported"] = self.exported()
         splits, _, _ = self.load(recipe.finetuning_b, seed=0)
-        test = {name: evaluate(self.store.model(name), splits.test) for name in ("network", "finetuned_b")}
+        test = {name: evaluate(self.store.model(name), splits.test, eager=self.eager) for name in ("network", "finetuned_b")}
         report = {
             "tfmetaprune": tfmetaprune.__version__,
             "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},

@@ -8,7 +8,7 @@ from tfmetaprune.recipes.architectures import ARCHITECTURES
 from tfmetaprune.recipes.recipe import Recipe, Training
 
 NUM_EXAMPLES = 48  # of each split of a mocked data set
-BATCH_SIZE = 16
+BATCH_SIZE = 24
 MOST_SPEEDUP = 1.8  # narrow networks do not go further
 
 

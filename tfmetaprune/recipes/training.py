@@ -76,7 +76,7 @@ def splits_for(data, training: Training, *, seed, data_dir=None):
     return splits, changed, steps
 
 
-def fit(model, training: Training, train, steps_per_epoch, *, progress=None, backup=None) -> dict:
+def fit(model, training: Training, train, steps_per_epoch, *, progress=None, backup=None, eager=False) -> dict:
     """Trains a classifier that puts out logits, in place.
 
     Args:
@@ -86,14 +86,14 @@ def fit(model, training: Training, train, steps_per_epoch, *, progress=None, bac
       steps_per_epoch: batches of `train`.
       progress: called as `progress(epochs done, epochs)` after each.
       backup: folder for a backup after every epoch, from which an interrupted training goes on; None for none.
+      eager: whether to run operation by operation, which for a few steps takes less time than compiling them.
 
     Returns:
       Metric name -> values per epoch.
     """
     trained = keras.Model(model.input, model.output)
-    trained.compile(
-        optimizer(training, steps_per_epoch), keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trained.compile(optimizer(training, steps_per_epoch), loss, ["accuracy"], run_eagerly=eager)
     callbacks = []
     if progress is not None:
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: progress(epoch + 1, training.epochs)))
@@ -103,10 +103,11 @@ def fit(model, training: Training, train, steps_per_epoch, *, progress=None, bac
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
-def evaluate(model, dataset) -> dict:
-    """Returns the loss and accuracy of a classifier that puts out logits on a batched dataset."""
+def evaluate(model, dataset, *, eager=False) -> dict:
+    """Returns the loss and accuracy of a classifier that puts out logits on a batched dataset; `eager` as for `fit`."""
     viewed = keras.Model(model.input, model.output)
-    viewed.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    viewed.compile("sgd", loss, ["accuracy"], run_eagerly=eager)
     values = viewed.evaluate(dataset, verbose=0, return_dict=True)
     return {name: float(values[name]) for name in ("loss", "accuracy")}
 
