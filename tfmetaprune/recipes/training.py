@@ -85,11 +85,12 @@ def fit(model, training: Training, train, steps_per_epoch, *, progress=None, bac
       train: batched dataset of (x, int labels).
       steps_per_epoch: batches of `train`.
       progress: called as `progress(epochs done, epochs)` after each.
-      backup: folder for a backup after every epoch, from which an interrupted training goes on; None for none.
+      backup: folder for a backup after every epoch, from which an interrupted training goes on, and a finished one is read; it is
+        the caller's to remove. None for none.
       eager: whether to run operation by operation, which for a few steps takes less time than compiling them.
 
     Returns:
-      Metric name -> values per epoch.
+      Metric name -> values per epoch; of the epochs since it was interrupted, if it was.
     """
     trained = keras.Model(model.input, model.output)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -98,7 +99,7 @@ def fit(model, training: Training, train, steps_per_epoch, *, progress=None, bac
     if progress is not None:
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: progress(epoch + 1, training.epochs)))
     if backup is not None:
-        callbacks.append(keras.callbacks.BackupAndRestore(str(backup)))
+        callbacks.append(keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False))
     history = trained.fit(train, epochs=training.epochs, verbose=0, callbacks=callbacks).history
     return {name: [float(value) for value in values] for name, values in history.items()}
 
