@@ -113,23 +113,24 @@ class _Run:
     def data_model(self, number):
         recipe, settings, name = self.recipe, self.recipe.data_models, f"data_models/{number}"
         is_pruned = settings.speedups is not None
+        first = f"{name}_whole" if is_pruned else name
 
         def make():
             seed = self.seed(1 + number)
             model = self.build(settings.training)
-            history = self.trained(name, model, settings.training, seed)
+            history = self.trained(first, model, settings.training, seed)
             return model, self.figures(model, settings.training, history=history)
 
         def prune():
             seed = self.seed(1 + number)
-            trace = trace_model(self.store.model(f"{name}_whole"))
+            trace = trace_model(self.store.model(first))
             speedup = float(np.geomspace(*settings.speedups, settings.count)[number])
             plan = make_plan(trace, recipe.pruning.criterion, speedup=speedup, floor=recipe.pruning.floor, seed=seed)
             model = rebuild_model(trace, plan)
             history = self.trained(name, model, settings.finetuning, seed) if settings.finetuning is not None else None
             return model, self.figures(model, settings.training, history=history, speedup=plan.speedup)
 
-        whole = self.store.stage(f"{name}_whole" if is_pruned else name, make)
+        whole = self.store.stage(first, make)
         return {**self.store.stage(name, prune), "whole": whole} if is_pruned else whole
 
     def metanetwork(self):
