@@ -17,6 +17,7 @@ setuptools.setup(
     packages=[*setuptools.find_packages(include=["tfmetaprune", "tfmetaprune.*"]), "tfmetaprune.saved_models"],
     package_dir={"tfmetaprune": "tfmetaprune", "tfmetaprune.saved_models": "saved_models"},
     package_data={
+        "tfmetaprune.recipes": ["*.yaml"],
         "tfmetaprune.report": ["page.html", "page.css", "page.js"],
         "tfmetaprune.saved_models": ["*.keras", "*.json"],
     },
@@ -32,6 +33,7 @@ setuptools.setup(
         "matplotlib",
         "typer",
         "rich",
+        "pyyaml",  # recipes
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "ruff"],

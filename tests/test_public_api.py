@@ -47,10 +47,14 @@ ALLOWED = {
     "analysis_numbers": _TRACE | {"pruning"},
     "analysis": _ENGINE | {"analysis_numbers"},
     "demo": _ENGINE | {"choosing", "pipeline", "finetuning", "metatrain"},
+    "recipes": _ENGINE | {"__init__", "pipeline", "metatrain"},
     "comparison": _ENGINE | {"finetuning"},
     "environment": _BASE | {"__init__", "data", "metanet"},
     "commands": _ENGINE
-    | {"__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment", "report_measurements"},
+    | {
+        "__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment", "recipes",
+        "report_measurements",
+    },  # fmt: skip
     "cli": {"commands"},
     "__main__": {"cli"},
     "__init__": set(),  # it imports by name, lazily

@@ -13,6 +13,7 @@ COMMANDS = (
     "compare",
     "meta_train",
     "report",
+    "run",
     "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 

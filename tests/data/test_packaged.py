@@ -40,8 +40,9 @@ def installed(tmp_path, monkeypatch):
     for module in ("published", "mnist_5k", "ucr"):
         monkeypatch.setattr(importlib.import_module(f"tfmetaprune.data.{module}"), "package_folder", folders.get)
     ucr = importlib.import_module("tfmetaprune.data.ucr")
-    monkeypatch.setattr(ucr.Ucr, "BUILDER_CONFIGS", [tfds.core.BuilderConfig(name=name) for name in ucr._files()])
-    monkeypatch.setattr(ucr.Ucr, "builder_configs", {config.name: config for config in ucr.Ucr.BUILDER_CONFIGS})
+    configs = [tfds.core.BuilderConfig(name=name) for name in ucr._files()]
+    monkeypatch.setattr(ucr.Ucr, "builder_configs", {config.name: config for config in configs})
+    monkeypatch.setattr(ucr.Ucr, "BUILDER_CONFIGS", configs)
     return pixels
 
 

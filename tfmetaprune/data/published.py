@@ -41,15 +41,27 @@ def published_examples(name, data_dir, *, any_size) -> Examples:
     return Examples(name, splits, num_examples, num_classes, shape, maximum or 1, standardized=maximum is None)
 
 
-def _prepared_builder(name, data_dir, any_size):
-    """Returns the tfds builder of a registered data set whose files are on disk, preparing them if need be."""
+def is_published(name) -> bool:
+    """Whether a text begins with the name of a set that `published_examples` knows."""
+    return re.split("[/:]", name)[0] in (*_registered(), *PACKAGES)
+
+
+def _registered():
+    """Returns the names of the sets that can be built, those of installed packages among them."""
     import tensorflow_datasets as tfds
 
     importlib.import_module("tfmetaprune.data.digits")  # registers "digits"
     for data_set, package in PACKAGES.items():
         if package_folder(package):
             importlib.import_module(f"tfmetaprune.data.{data_set}")
-    registered = tfds.list_builders(with_community_datasets=False)  # the others are looked up over the network
+    return tfds.list_builders(with_community_datasets=False)  # the others are looked up over the network
+
+
+def _prepared_builder(name, data_dir, any_size):
+    """Returns the tfds builder of a registered data set whose files are on disk, preparing them if need be."""
+    import tensorflow_datasets as tfds
+
+    registered = _registered()
     base_name = re.split("[/:]", name)[0] if isinstance(name, str) else None
     if base_name in PACKAGES and not package_folder(PACKAGES[base_name]):
         raise ArgumentError(
@@ -58,7 +70,10 @@ def _prepared_builder(name, data_dir, any_size):
         )
     if base_name not in registered:
         near = " or ".join(map(repr, difflib.get_close_matches(str(base_name).lower(), registered) or ["digits"]))
-        raise ArgumentError(f"load: expected the name of a registered data set, got {name!r}. Did you mean {near}?")
+        raise ArgumentError(
+            f"load: expected the name of a registered data set, got {name!r}. Did you mean {near}? Data of your own are named by "
+            f"the path of a folder of images, an .npz file or a .csv table."
+        )
     if base_name == "ucr":
         known = [config.name for config in tfds.builder_cls("ucr").BUILDER_CONFIGS]
         if re.split("[/:]", name)[1:2] not in [[config] for config in known]:

@@ -36,7 +36,9 @@ OBJECTIVES = {
     "sparse": lambda trace, settings: [
         *OBJECTIVES["unstructured"](trace, settings) * 2, *OBJECTIVES["n:m"](trace, settings)
     ],
-    "published": lambda trace, settings: [PublishedObjective(trace, regularization=settings.regularization)],
+    "published": lambda trace, settings: [
+        PublishedObjective(trace, alpha=settings.alpha, regularization=settings.regularization)
+    ],
     "published_sparse": lambda trace, settings: [
         PublishedSparseObjective(trace, regularization=settings.regularization)
     ],
@@ -62,6 +64,8 @@ class MetaTraining:
       sparsities: range of the sample for zeros, see `UnstructuredObjective`.
       regularization: weight of the norm of the published objectives; for the mean loss of a batch the published one is 0.1 for
         channels, 1e-3 for zeros.
+      alpha: the largest factor of that norm, for channels.
+      milestones: steps after each of which the learning rate falls to a tenth; none for a cosine to zero after the warm-up.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
 
@@ -81,6 +85,8 @@ class MetaTraining:
     speedups: tuple[float, float] = (1.5, 8.0)
     sparsities: tuple[float, float] = (0.5, 0.97)
     regularization: float = 1e-3
+    alpha: float = 16.0
+    milestones: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -139,6 +145,16 @@ def _shifted(images, rng, noise=0.05):
     return (moved + rng.normal(0, noise, moved.shape)).astype(np.float32)
 
 
+def _learning_rate(settings):
+    """Returns the Keras schedule of a `MetaTraining`."""
+    schedules, rate = keras.optimizers.schedules, settings.learning_rate
+    if settings.milestones:
+        rates = [rate * 0.1**power for power in range(len(settings.milestones) + 1)]
+        return schedules.PiecewiseConstantDecay([step - 1 for step in settings.milestones], rates)
+    decay_steps = max(1, settings.steps - settings.warmup)
+    return schedules.CosineDecay(0.0, decay_steps, warmup_target=rate, warmup_steps=settings.warmup)
+
+
 class MetaTrainer:
     """Runs `MetaTraining` over data models; those of the same architecture share what is compiled.
 
@@ -163,13 +179,9 @@ class MetaTrainer:
         self.images, self.labels = dataset_arrays(dataset)
         compiled = {}
         self.data_models = [self._data_model(trace_model(model), dataset, compiled) for model in models]
-        steps, warmup = settings.steps, settings.warmup
         with self.strategy.scope():
-            schedule = keras.optimizers.schedules.CosineDecay(
-                0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
-            )
             self.optimizer = keras.optimizers.AdamW(
-                schedule, weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
+                _learning_rate(settings), weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
             )
             self.optimizer.build(variables)
         self._update = joint_update(self.strategy, self.optimizer, variables)
