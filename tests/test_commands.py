@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("prun",), "No such command 'prun'. Did you mean 'prune'? Run `"),
+        (("inspec",), "No such command 'inspec'. Did you mean 'inspect'? Run `"),
         (("prune", "MODEL", "--speedip", 2), "No such option: --speedip"),
         (("inspect",), "Missing argument 'MODEL.keras'."),
         (("inspect", "MODEL", "MODEL"), "unexpected extra argument"),
