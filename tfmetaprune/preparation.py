@@ -18,7 +18,7 @@ from tfmetaprune.trace import trace_model
 PREPARATIONS = ("prune_aware", "group_norm")
 NORMALIZERS = {"group_l2": "mean", "group_l2_max": "max"}  # of the criteria that "prune_aware" can train
 DEFAULT_EPOCHS = 10
-LEARNING_RATE = 3e-3
+LEARNING_RATES = {"prune_aware": 0.01, "group_norm": 0.1}
 REACH = (0.5, 1.25)  # the speed-ups that are trained for, as powers of the one asked for
 REGULARIZATION = 0.01  # weight of the group norm
 
@@ -77,8 +77,8 @@ def check_preparation(prepare, prepare_epochs, *, train_data, speedup, is_latenc
 
 
 def prepare_model(
-    model, train, method, *, speedup, criterion="group_l2", losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE,
-    traffic_weight=0.0, reach=REACH, distill=True, regularization=REGULARIZATION, optimizer=keras.optimizers.Adam,
+    model, train, method, *, speedup, criterion="group_l2", losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=None,
+    traffic_weight=0.0, reach=REACH, distill=True, regularization=REGULARIZATION, optimizer=None,
 ):  # fmt: skip
     """Trains a copy of a model with what comes in mind: fewer channels.
 
@@ -95,19 +95,23 @@ def prepare_model(
       criterion: "group_l2" or "group_l2_max", which ranks the channels for "prune_aware".
       losses: of `own_losses`.
       epochs: passes over `train`.
-      learning_rate: of the first step.
+      learning_rate: of the first step; None for 0.01 ("prune_aware") or 0.1 ("group_norm").
       traffic_weight: as for `prune`.
       reach: the speed-ups drawn lie between `speedup ** reach[0]` and `speedup ** reach[1]`.
       distill: whether the outputs are drawn to those of the model as it was, beside the loss, for "prune_aware".
       regularization: weight of the group norm, for "group_norm".
-      optimizer: a callable(learning rate or schedule) -> optimizer.
+      optimizer: a callable(learning rate or schedule) -> optimizer; None for Adam, or SGD with momentum for the group norm, whose small
+        steps Adam would make as large as all others.
 
     Returns:
-      The trained copy, and metric name -> values per epoch; the loss is what was trained on, without the distillation.
+      The trained copy, and metric name -> values per epoch; the loss without distillation and group norm.
 
     Raises:
       DataError: the dataset is empty or endless.
     """
+    learning_rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
+    if optimizer is None:
+        optimizer = keras.optimizers.Adam if method == "prune_aware" else _momentum
     prepared = replace_weights(model, {})
     trace = trace_model(prepared)
     if method == "group_norm":
@@ -121,6 +125,10 @@ def prepare_model(
         title="Training before pruning", optimizer=optimizer,
     )  # fmt: skip
     return reestimate_bn(prepared, train), history
+
+
+def _momentum(learning_rate):
+    return keras.optimizers.SGD(learning_rate, momentum=0.9)
 
 
 class MaskedOutputs:

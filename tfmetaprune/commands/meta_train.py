@@ -22,6 +22,7 @@ def meta_train(
     batches_per_step: Annotated[int, typer.Option(help="Batches for each data model of a step.", min=1)] = 1,
     models_per_step: Annotated[int, typer.Option(help="Data models a step, spread over the replicas.", min=1)] = 1,
     strategy: Annotated[str, typer.Option(help="none, mirrored, or multi-worker (by TF_CONFIG).")] = "none",
+    regularization: Annotated[float | None, typer.Option(help="Weight of a published norm, if not its own.", min=0)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ):
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones."""
@@ -32,7 +33,7 @@ def meta_train(
     with stage_progress() as progress:
         card = command.meta_train(
             out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
-            models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress,
+            models_per_step=models_per_step, strategy=strategy, resume=resume, regularization=regularization, progress=progress,
         )  # fmt: skip
     if card is None:
         Console().print("This worker is done; the chief has written the results.")
