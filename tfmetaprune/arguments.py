@@ -92,6 +92,22 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=
     return "default", None
 
 
+def check_search(search_steps, drops_channels, repair, train_data):
+    """Raises ArgumentError if a search for channels is asked for where there can be none."""
+    if not isinstance(search_steps, numbers.Integral) or isinstance(search_steps, bool) or search_steps < 0:
+        raise ArgumentError(f"prune: expected search_steps to be a whole number >= 0, got {search_steps!r}. Try 100.")
+    if not search_steps:
+        return
+    if not drops_channels:
+        raise ArgumentError("prune: expected a method that drops channels for search_steps, got one that does not. Leave it out.")
+    if train_data is None:
+        raise ArgumentError("prune: expected train_data for search_steps, got none. Give data; labels are not used by it.")
+    if repair not in ("default", "least_squares"):
+        raise ArgumentError(
+            f"prune: expected repair 'least_squares' for search_steps, which goes through it, got {repair!r}. Leave one of them out."
+        )
+
+
 def refuse_unused(method, **options):
     """Raises ArgumentError if an option that a method has no use for is given: not None, nor 0."""
     for name, value in options.items():

@@ -10,7 +10,9 @@ COMMANDS = (
     "prune",
     "export",
     "benchmark",
+    "compare",
     "meta_train",
+    "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:
