@@ -118,6 +118,8 @@ def test_models_with_several_outputs_keep_their_structure():
         ({"prepare": "dense"}, "expected prepare to be one of prune_aware, group_norm or None, got 'dense'"),
         ({"prepare_epochs": 3}, "expected no prepare_epochs without prepare, got 3"),
         ({"prepare": "prune_aware", "prepare_epochs": 0}, "expected prepare_epochs to be a number of epochs >= 1"),
+        ({"prepare_learning_rate": 0.1}, "expected no prepare_learning_rate without prepare, got 0.1"),
+        ({"prepare": "group_norm", "prepare_learning_rate": 0}, "expected prepare_learning_rate to be a number above 0"),
         ({"prepare": "prune_aware", "metanetwork": "digits"}, "expected metanetwork=None with prepare='prune_aware'"),
         ({"prepare": "prune_aware", "latency_speedup": 2.0}, "expected a speedup above 1 .*, got a latency"),
         ({"prepare": "prune_aware", "speedup": 1}, "expected a speedup above 1 .*, got 1"),
@@ -128,6 +130,11 @@ def test_models_with_several_outputs_keep_their_structure():
 def test_wrong_combinations(model, options, message):
     with pytest.raises(ArgumentError, match=message):
         tfmetaprune.prune(model, data(8), **options)
+
+
+def test_a_training_that_breaks_is_an_error(model):
+    with pytest.raises(ArgumentError, match="to keep a finite loss, got nan .* Lower prepare_learning_rate"):
+        tfmetaprune.prune(model, data(64), finetune=None, prepare="group_norm", prepare_epochs=8, prepare_learning_rate=1e6)
 
 
 def test_missing_data_and_targets_out_of_reach_are_told_before_training(model):
