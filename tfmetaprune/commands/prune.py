@@ -79,6 +79,9 @@ def prune(
     prepare_epochs: Annotated[
         int | None, typer.Option(help="Epochs of it.", min=1, show_default="10", rich_help_panel="Training before pruning")
     ] = None,
+    prepare_learning_rate: Annotated[
+        float | None, typer.Option(help="Of its first step.", show_default="0.1", rich_help_panel="Training before pruning")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -105,7 +108,7 @@ def prune(
                 finetune="default" if epochs is None else epochs or None, repair=repair, distill=distill, round_to=round_to,
                 traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, seed=seed,
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
-                prepare=prepare, prepare_epochs=prepare_epochs, search_steps=search_steps,
+                prepare=prepare, prepare_epochs=prepare_epochs, prepare_learning_rate=prepare_learning_rate, search_steps=search_steps,
             )  # fmt: skip
             report = write_result(folder, result, model=str(model.absolute()), data=data)
         done.write(report)

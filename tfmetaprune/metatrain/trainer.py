@@ -44,6 +44,9 @@ OBJECTIVES = {
     ],
 }  # fmt: skip
 
+# of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
+REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
+
 
 @dataclasses.dataclass(frozen=True)
 class MetaTraining:
@@ -62,15 +65,16 @@ class MetaTraining:
       distillation: weight of the term that pulls the outputs to those of the unpruned network; 0 leaves it out.
       speedups: range of the log-uniform sample of MACs ratios, for channels.
       sparsities: range of the sample for zeros, see `UnstructuredObjective`.
-      regularization: weight of the norm of the published objectives; for the mean loss of a batch the published one is 0.1 for
-        channels, 1e-3 for zeros.
+      regularization: weight of the norm of the published objectives, for the mean loss of a batch; None for the published one, which is
+        0.1 for channels, 1e-3 for zeros.
       alpha: the largest factor of that norm, for channels.
       milestones: steps after each of which the learning rate falls to a tenth; none for a cosine to zero after the warm-up.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
 
     Raises:
-      ArgumentError: a count is no positive integer, the distillation is negative, or the objective is unknown.
+      ArgumentError: a count is no positive integer, the distillation or regularization is negative, the objective is unknown or has no
+        regularization.
     """
 
     steps: int = 3000
@@ -84,7 +88,7 @@ class MetaTraining:
     distillation: float = 1.0
     speedups: tuple[float, float] = (1.5, 8.0)
     sparsities: tuple[float, float] = (0.5, 0.97)
-    regularization: float = 1e-3
+    regularization: float | None = None
     alpha: float = 16.0
     milestones: tuple[int, ...] = ()
     seed: int = 0
@@ -103,6 +107,13 @@ class MetaTraining:
         if not self.distillation >= 0:
             raise ArgumentError(
                 f"MetaTraining: expected distillation >= 0, got {self.distillation!r}. Use 0 to leave it out."
+            )
+        if self.regularization is None:
+            object.__setattr__(self, "regularization", REGULARIZATION.get(self.objective))
+        elif self.objective not in REGULARIZATION or not self.regularization >= 0:
+            raise ArgumentError(
+                f"MetaTraining: expected regularization >= 0, with objective {' or '.join(REGULARIZATION)} alone, got "
+                f"{self.regularization!r} with {self.objective!r}. Leave it out."
             )
 
 

@@ -167,7 +167,7 @@ class MetaTrainingOptions:
     weight_decay: float = 1e-3
     batch_size: int = 256
     batches_per_step: int = 1
-    regularization: float = 1e-3
+    regularization: float | None = None
     alpha: float = 16.0
     milestones: tuple[int, ...] = ()
     examples: int | None = None
