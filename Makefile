@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint benchmark device coverage random-models metanetwork clean
+.PHONY: setup test demo lint benchmark device coverage random-models metanetwork wheel-check docs clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,13 @@ random-models: setup
 
 metanetwork: setup
 	$(BIN)/tfmetaprune meta-train --out runs/digits --resume
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+wheel-check:
+	$(PYTHON) release/wheel_check.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

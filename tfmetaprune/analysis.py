@@ -4,6 +4,8 @@ All are computed per layer, on the kernel as a matrix W [out, in x taps]: one ro
 """
 
 import dataclasses
+import os
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -96,7 +98,7 @@ class Analysis:
         table.add_row("mean", "", *(_cell(self.mean(name)) for name in shown))
         return table
 
-    def plot(self, path):
+    def plot(self, path: str | os.PathLike[str]) -> None:
         """Writes a PNG: every statistic by layer, before and after, and histograms of saliency and BN scale.
 
         Args:
@@ -105,7 +107,7 @@ class Analysis:
         plot_analysis(path, self, STATISTICS)
 
 
-def analyze(before, after, *, data=None, seed=0) -> Analysis:
+def analyze(before: Any, after: Any, *, data: Any = None, seed: int = 0) -> Analysis:
     """Compares what can be told about the channels of two models, layer by layer.
 
     Without data: saliency, the square root of the group L2 importance (Fang et al., "DepGraph", CVPR 2023), over its mean in

@@ -1,8 +1,11 @@
 """Pruning inside the caller's own training: `model.fit(..., callbacks=[MetaPruning(speedup=2.0)])`."""
 
 import concurrent.futures
+import os
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import check_finite
 from tfmetaprune.interop import carry, reset_slots, weight_partners
 from tfmetaprune.metanet.pretrained import load_metanetwork
-from tfmetaprune.pruning import cost, make_plan, rebuild_model, reestimate_bn, replace_weights, scorer
+from tfmetaprune.pruning import PruningPlan, cost, make_plan, rebuild_model, reestimate_bn, replace_weights, scorer
 from tfmetaprune.pruning.silencing import Silencer, approximate_layers, reading_weights
 from tfmetaprune.pruning.silencing_steps import SilencingSteps
 from tfmetaprune.report.board import Board, channel_picture
@@ -79,9 +82,11 @@ class MetaPruning(keras.callbacks.Callback):
     _finished = _was_late = False
 
     def __init__(
-        self, speedup=2.0, *, start_epoch=0, end_epoch=None, data=None, criterion="group_l2", metanetwork="default",
-        repair="bn", log_dir=None, state_path=None, seed=0,
-    ):  # fmt: skip
+        self, speedup: float = 2.0, *, start_epoch: int = 0, end_epoch: float | None = None, data: Any = None,
+        criterion: str | Callable[..., Any] = "group_l2", metanetwork: str | os.PathLike[str] | Callable[..., Any] | None = "default",
+        repair: str | None = "bn", log_dir: str | os.PathLike[str] | None = None,
+        state_path: str | os.PathLike[str] | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_options(speedup, start_epoch, end_epoch, data, criterion, metanetwork, repair, seed)
         self._supports_tf_logs = True  # tf_keras need not wait for each step's numbers
@@ -102,7 +107,7 @@ class MetaPruning(keras.callbacks.Callback):
         self._trained = self._small = self._plan = self._steps = self._silencer = self._board = None
 
     @property
-    def model(self):
+    def model(self) -> Any:
         """The trained model; after `fit` the smaller one."""
         if self._finished and self._small is None:
             self._small = self._build()
@@ -115,7 +120,7 @@ class MetaPruning(keras.callbacks.Callback):
         self._trained = model
 
     @property
-    def plan(self):
+    def plan(self) -> PruningPlan | None:
         """Which channels remain in the end; None before it is known."""
         return self._plan
 

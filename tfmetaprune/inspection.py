@@ -1,6 +1,7 @@
 """What can be pruned of a model, what cannot, and why."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Inspection:
         return dataclasses.asdict(self)
 
 
-def inspect(model) -> Inspection:
+def inspect(model: Any) -> Inspection:
     """Tells what can be pruned of a model, what cannot, and why.
 
     Args:

@@ -1,5 +1,7 @@
 """Checks that data fit a model before time is spent on them."""
 
+from typing import Any
+
 import numpy as np
 
 from tfmetaprune._keras import tf
@@ -9,7 +11,7 @@ from tfmetaprune.errors import DataError, UnsupportedModelError
 _NUM_CHECKED_BATCHES = 50
 
 
-def check_data(dataset, model, *, needs_labels=True):
+def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
     """Checks that data fit a model before time is spent on them.
 
     The first batch is checked in full. Where the labels are class indices (integers [batch] or [batch, 1] for

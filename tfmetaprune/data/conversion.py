@@ -1,6 +1,7 @@
 """Turns what a caller has at hand into the one form the rest uses: a batched `tf.data.Dataset` of tuples."""
 
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 
 
-def as_dataset(data, *, batch_size=128):
+def as_dataset(data: Any, *, batch_size: int = 128) -> tf.data.Dataset:
     """Turns what a caller has at hand into a batched dataset of `(x, y)` or `(x,)`.
 
     Args:

@@ -15,7 +15,10 @@ from tfmetaprune.errors import DataError
 _READERS = {".npz": npz_examples, ".csv": table_examples, ".tsv": table_examples}  # by suffix; folders have none
 
 
-def load(name, *, data_dir=None, batch_size=128, seed=0, image_size=None, input_shape=None, scaling="default") -> DataSplits:
+def load(
+    name: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, batch_size: int = 128, seed: int = 0,
+    image_size=None, input_shape=None, scaling="default",
+) -> DataSplits:  # fmt: skip
     """Loads a classification data set by name, or from a folder of images, an .npz file or a table of series.
 
     The caller's own data: a folder with one folder of PNG and JPEG images a class, or with folders train, validation and test of

@@ -5,6 +5,7 @@ import gzip
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,9 @@ class BenchmarkReport:
         return dataclasses.asdict(self)
 
 
-def benchmark(*models_or_files, num_threads=1, num_warmup=10, num_runs=50, profile=False) -> BenchmarkReport:
+def benchmark(
+    *models_or_files: Any, num_threads: int = 1, num_warmup: int = 10, num_runs: int = 50, profile: bool = False
+) -> BenchmarkReport:
     """Measures models and TFLite files side by side, in LiteRT, on this machine.
 
     Every round runs each of them once, so that a machine that is busy for a while slows all of them alike, and

@@ -13,6 +13,7 @@ import numbers
 import os
 import pathlib
 import uuid
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,14 +76,15 @@ class ExportReport:
     layer_zeros: dict[str, float] = dataclasses.field(default_factory=dict)
     training: dict | None = None
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the fields as a dict that `json.dumps` accepts."""
         return dataclasses.asdict(self)
 
 
 def export_tflite(
-    model, path, *, quantize=None, representative_data=None, sparse=False, integer_io=False, training_data=None, epochs=3
-):
+    model: Any, path: str | os.PathLike[str], *, quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    representative_data: Any = None, sparse: bool = False, integer_io: bool = False, training_data: Any = None, epochs: int = 3,
+) -> ExportReport:  # fmt: skip
     """Writes a Keras model as a TFLite file, verified before it appears at `path`.
 
     The file is run on up to 32 samples, with the default delegate (XNNPACK) at batch 1 and as one batch, and without

@@ -1,5 +1,7 @@
 """The metanetwork: a Keras model that reads a network as a graph and returns it with changed weights and scores."""
 
+from typing import Any
+
 import numpy as np
 
 from tfmetaprune._keras import keras, tf, tfgnn
@@ -39,7 +41,7 @@ class MetaNetwork(keras.Model):
       3
     """
 
-    def __init__(self, config=None, **kwargs):
+    def __init__(self, config: MetaNetConfig | dict | None = None, **kwargs: Any):
         super().__init__(**{"dtype": "float32", **kwargs})
         if isinstance(config, dict):
             config = MetaNetConfig.from_dict(config)

@@ -24,7 +24,7 @@ def available_metanetworks() -> tuple[str, ...]:
     return tuple(sorted({path.stem for folder in _folders() for path in folder.glob("*" + _SUFFIX)}))
 
 
-def load_metanetwork(name_or_path="default") -> MetaNetwork:
+def load_metanetwork(name_or_path: str | os.PathLike[str] = "default") -> MetaNetwork:
     """Loads a metanetwork.
 
     Args:
@@ -55,7 +55,7 @@ def load_metanetwork(name_or_path="default") -> MetaNetwork:
     return metanet
 
 
-def load_card(name_or_path="default") -> dict:
+def load_card(name_or_path: str | os.PathLike[str] = "default") -> dict:
     """Reads the card of a metanetwork and checks that it was made for this version of the graph schema.
 
     Args:
@@ -84,7 +84,7 @@ def load_card(name_or_path="default") -> dict:
     return card
 
 
-def save_metanetwork(metanet: MetaNetwork, path, card: dict) -> Path:
+def save_metanetwork(metanet: MetaNetwork, path: str | os.PathLike[str], card: dict) -> Path:
     """Writes a metanetwork and its card; each file appears whole or not at all.
 
     Args:
