@@ -41,7 +41,7 @@ metanetwork: setup
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 wheel-check:
 	$(PYTHON) release/wheel_check.py
