@@ -39,6 +39,10 @@ random-models: setup
 metanetwork: setup
 	$(BIN)/tfmetaprune meta-train --out runs/digits --resume
 
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
 wheel-check:
 	$(PYTHON) release/wheel_check.py
 

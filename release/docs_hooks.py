@@ -65,7 +65,7 @@ def commands_reference():
     (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name="tfmetaprune")
     group = typer.main.get_command(importlib.import_module(entry_point.module).app)
     parts = []
-    for name, command in group.commands.items():
+    for name, command in _leaves(group.commands):
         usage = f"tfmetaprune {name} [OPTIONS]"
         rows = []
         for parameter in command.params:
@@ -81,6 +81,13 @@ def commands_reference():
         parts += [f"## {name}", command.help or "", f"```\n{usage}\n```", "\n".join(table)]
         parts += ["```\n" + "\n".join(lines) + "\n```"] if lines else []
     return "\n\n".join(part for part in parts if part)
+
+
+def _leaves(commands, prefix=""):
+    """Every command with its whole name, those inside groups too."""
+    for name, command in commands.items():
+        inside = getattr(command, "commands", None)
+        yield from [(prefix + name, command)] if inside is None else _leaves(inside, f"{prefix}{name} ")
 
 
 def _default(parameter):

@@ -6,11 +6,13 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfmetaprune
 
 ROOT = pathlib.Path(tfmetaprune.__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/tutorial.md", *sorted(f"docs/howto/{path.name}" for path in (ROOT / "docs/howto").glob("*.md"))]
+HOWTO = sorted(f"docs/howto/{path.name}" for path in (ROOT / "docs/howto").glob("*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/tutorial.md", *HOWTO]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,12 +29,13 @@ def names():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 192)
     x = (rng.normal(size=(192, 8, 8, 1)) + y[:, None, None, None]).astype("float32")
-    layers = [keras.layers.Conv2D(8, 3, use_bias=False), keras.layers.BatchNormalization(), keras.layers.ReLU()]
-    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(16, "relu"), keras.layers.Dense(3, "softmax")]
+    layers = [keras.layers.Conv2D(32, 3, use_bias=False), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(32, "relu"), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, epochs=2, verbose=0)
-    return {"model": model, "train_data": (x[:128], y[:128]), "val_data": (x[128:], y[128:])}
+    train, validation = (tf.data.Dataset.from_tensor_slices(part).batch(32) for part in ((x[:128], y[:128]), (x[128:], y[128:])))
+    return {"model": model, "train_data": train, "val_data": validation}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
@@ -41,8 +44,8 @@ def test_code_of_the_page_runs(page, names, tmp_path, monkeypatch, capsys):
     namespace = {} if page == "docs/tutorial.md" else dict(names)
     if page == "README.md":
         names["model"].save("mine.keras")
-        x, y = names["train_data"]
-        np.savez("mine.npz", x=x, y=y)
+        x, y = zip(*names["train_data"].unbatch().as_numpy_iterator())
+        np.savez("mine.npz", x=np.stack(x), y=np.stack(y))
         namespace = {}
     weights = [np.array(weight) for weight in names["model"].weights]
     for block in blocks(page):

@@ -41,6 +41,10 @@ def prune(
     block_shape: tuple[int, int] = (1, 4),
     scope: str = "global",
     schedule: str = "polynomial",
+    prepare: str | None = None,
+    prepare_epochs: int | None = None,
+    prepare_learning_rate: float | None = None,
+    search_steps: int = 0,
 ) -> PruneResult: ...
 def encode(model: Any) -> Any: ...
 def decode(graph: Any, model: Any) -> Any: ...

@@ -10,7 +10,11 @@ COMMANDS = (
     "prune",
     "export",
     "benchmark",
+    "compare",
     "meta_train",
+    "report",
+    "run",
+    "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:

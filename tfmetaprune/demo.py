@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from rich.console import Console
 
-from tfmetaprune import data, pipeline
+from tfmetaprune import choosing, data, pipeline
 from tfmetaprune._keras import keras
 from tfmetaprune.export.latency import measure_latency
 from tfmetaprune.export.tflite import export_tflite, run_tflite
@@ -16,7 +16,7 @@ from tfmetaprune.finetuning import DEFAULT_EPOCHS, finetune_model
 from tfmetaprune.metanet.pretrained import load_metanetwork
 from tfmetaprune.metatrain.zoo import WIDTHS, accuracy, dataset_arrays, residual_cnn, train_data_model
 from tfmetaprune.pruning import cost, reestimate_bn
-from tfmetaprune.report.folder import atomic_folder
+from tfmetaprune.report.folder import atomic_folder, write_network
 from tfmetaprune.report.plots import plot_accuracy_curves
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.report.tables import comparison_table
@@ -37,7 +37,7 @@ class DemoSettings:
       train_epochs: passes over the training split for the original network.
       finetune_epochs: passes for each pruned network.
       widths: channels of each stage of the network.
-      metanetwork: as for `prune`; not None.
+      metanetwork: of the half that uses one: as for `load_metanetwork`, or a `MetaNetwork`.
       latency_runs: timed runs of each TFLite file.
     """
 
@@ -108,6 +108,7 @@ def run_demo(out, *, seed=0, settings=DemoSettings(), console=None) -> dict:  # 
             console.print(f"Pruned {method} to a {result.plan.speedup:.2f}-fold speed-up, and fine-tuned")
             if method == WITH:
                 (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
+                write_network(folder, result.network)
 
         for row, (name, saved) in zip((rows[0], rows[3], rows[6]), models.items()):
             uncompiled = keras.Model(saved.input, saved.output, name=name)  # a compiled one drags its optimizer along
@@ -142,11 +143,11 @@ def _curves(model, train, test, metanetwork, settings, seed, console) -> dict:
     trace = trace_model(model)
     curves = {}
     for method, network in ((WITH, metanetwork), (WITHOUT, None)):
-        rewritten = pipeline.rewrite(trace, network, train, seed=seed)
+        rewritten = choosing.rewrite(trace, network, train, seed=seed)
         curves[method] = []
         with progress_bar(f"Pruning {method} at several speed-ups", len(settings.curve_speedups)) as advance:
             for speedup in settings.curve_speedups:
-                small, plan = pipeline.shrink(trace, rewritten, speedup=speedup, seed=seed)
+                small, plan = choosing.shrink(trace, rewritten, speedup=speedup, seed=seed)
                 curves[method].append((plan.speedup, accuracy(reestimate_bn(small, train), *test)))
                 advance()
         line = ", ".join(f"{share:.1%} at {speedup:.1f}x" for speedup, share in curves[method])

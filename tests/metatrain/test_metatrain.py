@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.evaluate import Curve, pruning_curve
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
@@ -143,3 +144,12 @@ def test_published_norm_of_equal_units_is_finite():
     objective = PublishedObjective(trace_model(model))
     weights = {key: tf.convert_to_tensor(value) for key, value in objective.weights_of(objective.trace).items()}
     np.testing.assert_allclose(objective.norm(weights), 0.5 * 4 * (3 + 2), rtol=1e-6)
+
+
+def test_the_weight_of_a_published_norm_is_its_own_unless_told():
+    weights = {name: MetaTraining(objective=name).regularization for name in ("published", "published_sparse", "structured")}
+    assert weights == {"published": 0.1, "published_sparse": 1e-3, "structured": None}
+    assert MetaTraining(objective="published", regularization=0.01).regularization == 0.01
+    for options in ({"regularization": 0.1}, {"objective": "published", "regularization": -1.0}):
+        with pytest.raises(ArgumentError, match="expected regularization >= 0, with objective published or published_sparse alone"):
+            MetaTraining(**options)

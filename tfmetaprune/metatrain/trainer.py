@@ -36,11 +36,16 @@ OBJECTIVES = {
     "sparse": lambda trace, settings: [
         *OBJECTIVES["unstructured"](trace, settings) * 2, *OBJECTIVES["n:m"](trace, settings)
     ],
-    "published": lambda trace, settings: [PublishedObjective(trace, regularization=settings.regularization)],
+    "published": lambda trace, settings: [
+        PublishedObjective(trace, alpha=settings.alpha, regularization=settings.regularization)
+    ],
     "published_sparse": lambda trace, settings: [
         PublishedSparseObjective(trace, regularization=settings.regularization)
     ],
 }  # fmt: skip
+
+# of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
+REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +65,16 @@ class MetaTraining:
       distillation: weight of the term that pulls the outputs to those of the unpruned network; 0 leaves it out.
       speedups: range of the log-uniform sample of MACs ratios, for channels.
       sparsities: range of the sample for zeros, see `UnstructuredObjective`.
-      regularization: weight of the norm of the published objectives; for the mean loss of a batch the published one is 0.1 for
-        channels, 1e-3 for zeros.
+      regularization: weight of the norm of the published objectives, for the mean loss of a batch; None for the published one, which is
+        0.1 for channels, 1e-3 for zeros.
+      alpha: the largest factor of that norm, for channels.
+      milestones: steps after each of which the learning rate falls to a tenth; none for a cosine to zero after the warm-up.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
 
     Raises:
-      ArgumentError: a count is no positive integer, the distillation is negative, or the objective is unknown.
+      ArgumentError: a count is no positive integer, the distillation or regularization is negative, the objective is unknown or has no
+        regularization.
     """
 
     steps: int = 3000
@@ -80,7 +88,9 @@ class MetaTraining:
     distillation: float = 1.0
     speedups: tuple[float, float] = (1.5, 8.0)
     sparsities: tuple[float, float] = (0.5, 0.97)
-    regularization: float = 1e-3
+    regularization: float | None = None
+    alpha: float = 16.0
+    milestones: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -97,6 +107,13 @@ class MetaTraining:
         if not self.distillation >= 0:
             raise ArgumentError(
                 f"MetaTraining: expected distillation >= 0, got {self.distillation!r}. Use 0 to leave it out."
+            )
+        if self.regularization is None:
+            object.__setattr__(self, "regularization", REGULARIZATION.get(self.objective))
+        elif self.objective not in REGULARIZATION or not self.regularization >= 0:
+            raise ArgumentError(
+                f"MetaTraining: expected regularization >= 0, with objective {' or '.join(REGULARIZATION)} alone, got "
+                f"{self.regularization!r} with {self.objective!r}. Leave it out."
             )
 
 
@@ -139,6 +156,16 @@ def _shifted(images, rng, noise=0.05):
     return (moved + rng.normal(0, noise, moved.shape)).astype(np.float32)
 
 
+def _learning_rate(settings):
+    """Returns the Keras schedule of a `MetaTraining`."""
+    schedules, rate = keras.optimizers.schedules, settings.learning_rate
+    if settings.milestones:
+        rates = [rate * 0.1**power for power in range(len(settings.milestones) + 1)]
+        return schedules.PiecewiseConstantDecay([step - 1 for step in settings.milestones], rates)
+    decay_steps = max(1, settings.steps - settings.warmup)
+    return schedules.CosineDecay(0.0, decay_steps, warmup_target=rate, warmup_steps=settings.warmup)
+
+
 class MetaTrainer:
     """Runs `MetaTraining` over data models; those of the same architecture share what is compiled.
 
@@ -163,13 +190,9 @@ class MetaTrainer:
         self.images, self.labels = dataset_arrays(dataset)
         compiled = {}
         self.data_models = [self._data_model(trace_model(model), dataset, compiled) for model in models]
-        steps, warmup = settings.steps, settings.warmup
         with self.strategy.scope():
-            schedule = keras.optimizers.schedules.CosineDecay(
-                0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
-            )
             self.optimizer = keras.optimizers.AdamW(
-                schedule, weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
+                _learning_rate(settings), weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
             )
             self.optimizer.build(variables)
         self._update = joint_update(self.strategy, self.optimizer, variables)
