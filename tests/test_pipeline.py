@@ -9,6 +9,7 @@ import pytest
 from zoo import ZOO, random_inputs
 
 import tfmetaprune
+from tfmetaprune import pipeline
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import (
     ArgumentError,
@@ -274,7 +275,8 @@ def test_wrong_arguments(model, options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "train_data for metanetwork='default', finetune='default'.* set metanetwork=None, finetune=None"),
+        ({"metanetwork": "digits"}, "train_data for metanetwork='digits', finetune='default'.* set metanetwork=None, finetune=None"),
+        ({}, "train_data for finetune='default', got None. .* or set finetune=None"),
         ({**NOTHING, "repair": "bn"}, "train_data for repair='bn', got None. .* or set repair=None"),
         ({**NOTHING, "repair": "least_squares"}, "train_data for repair='least_squares', got None."),
         ({"metanetwork": None, "repair": None, "finetune": 3}, "train_data for finetune=3, .* or set finetune=None"),
@@ -311,6 +313,32 @@ def test_models_that_cannot_be_pruned(model, tmp_path):
         tfmetaprune.prune(broken, **NOTHING)
     with pytest.raises(UnsupportedModelError, match="expected a Keras model, got PosixPath"):
         tfmetaprune.inspect(pathlib.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "repair, has_data, name, note",
+    [
+        ("default", True, None, "with repair='least_squares' the shipped one made no difference on validation data"),
+        ("least_squares", True, None, "with repair='least_squares' the shipped one made no difference on validation data"),
+        ("data_free", True, None, "with repair='data_free' the shipped one did harm on validation data"),
+        ("default", False, None, "as the shipped ones measure channels on train_data, and there is none"),
+        (None, False, None, "as the shipped ones measure channels on train_data, and there is none"),
+        ("bn", True, "digits", None),
+        (None, True, "digits", None),
+    ],
+)
+def test_default_metanetwork_is_run_where_it_gains(model, monkeypatch, repair, has_data, name, note):
+    loaded = []
+    monkeypatch.setattr(pipeline, "load_metanetwork", lambda asked: loaded.append(asked) or tfmetaprune.MetaNetwork())
+    data = make_data(16)[0] if has_data else None
+    report = json.loads(json.dumps(tfmetaprune.prune(model, data, finetune=None, repair=repair).report))
+    assert report["metanetwork"] == name and loaded == (["default"] if name else [])
+    assert report["metanetwork_note"] is None if note is None else note in report["metanetwork_note"]
+
+
+def test_default_metanetwork_for_zeros_is_none(model):
+    report = tfmetaprune.prune(model, method="2:4", finetune=None).report
+    assert report["metanetwork"] is None and "default for zeros" in report["metanetwork_note"]
 
 
 def test_unknown_metanetwork(model):

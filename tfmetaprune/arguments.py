@@ -56,6 +56,39 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
 
 
+def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
+    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/quality.md).
+
+    It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
+    resolved, before one without data it does harm, and zeros become none by default.
+
+    Args:
+      metanetwork: as for `prune`.
+      drops_channels: whether channels go.
+      repair: as for `prune`.
+      train_data: as for `prune`.
+
+    Returns:
+      What to use in its place, and why "default" came to mean None, a sentence; None where it did not.
+    """
+    if not isinstance(metanetwork, str) or metanetwork != "default":
+        return metanetwork, None
+    if not drops_channels:
+        return None, "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
+    if train_data is None:
+        return None, "None was used, as the shipped ones measure channels on train_data, and there is none."
+    if repair in ("default", "least_squares"):
+        return None, (
+            "None was used: with repair='least_squares' the shipped one made no difference on validation data (docs/quality.md). "
+            "Name one to use it."
+        )
+    if repair == "data_free":
+        return None, (
+            "None was used: with repair='data_free' the shipped one did harm on validation data (docs/quality.md). Name one to use it."
+        )
+    return "default", None
+
+
 def refuse_unused(method, **options):
     """Raises ArgumentError if an option that a method has no use for is given: not None, nor 0."""
     for name, value in options.items():

@@ -37,7 +37,7 @@ class DemoSettings:
       train_epochs: passes over the training split for the original network.
       finetune_epochs: passes for each pruned network.
       widths: channels of each stage of the network.
-      metanetwork: as for `prune`; not None.
+      metanetwork: of the half that uses one: as for `load_metanetwork`, or a `MetaNetwork`.
       latency_runs: timed runs of each TFLite file.
     """
 

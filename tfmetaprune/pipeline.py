@@ -11,7 +11,14 @@ import numpy as np
 
 import tfmetaprune
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.arguments import check_arguments, check_targets, check_train_data, refuse_unused, zeros_repair
+from tfmetaprune.arguments import (
+    check_arguments,
+    check_targets,
+    check_train_data,
+    choose_metanetwork,
+    refuse_unused,
+    zeros_repair,
+)
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
@@ -76,9 +83,10 @@ def prune(
         or "structured+unstructured", one after the other. Layers that stay dense are named in the report, with why.
       criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
-        (docs/own_metanetwork.md), or None. "default" is the one shipped for the method, if there is one: "digits" for channels,
-        none for zeros, for which "digits_sparse" is shipped. With zeros, magnitudes are those of the weights it makes, and its scores tell
-        with scope "global" which kernels keep more.
+        (docs/own_metanetwork.md), or None. "default" is the shipped one where it gains on validation data (docs/quality.md): "digits"
+        with `repair` "bn" or None; else none, and the report says why ("metanetwork_note"): with "least_squares" it makes no
+        difference, with "data_free" it does harm, it needs `train_data`, and what "digits_sparse" gains for zeros may not last.
+        With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
         gets the data as they were passed in, or None. Zeros stay zero, bit for bit: in the default fine-tuning TF-MOT's wrappers
@@ -126,11 +134,10 @@ def prune(
             method, speedup=speedup, criterion=None if criterion == "group_l2" else criterion, round_to=round_to,
             traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup,
         )  # fmt: skip
-        if isinstance(metanetwork, str) and metanetwork == "default":
-            metanetwork = None
         repair = zeros_repair(repair, train_data)
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
+    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data)
     check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
@@ -197,6 +204,7 @@ def prune(
         "method": method,
         "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
+        "metanetwork_note": metanetwork_note,
         "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "distill": bool(distill),

@@ -22,7 +22,7 @@ def prune(
     latency_speedup: Annotated[float | None, typer.Option(help="Instead: latency before / after.")] = None,
     round_to: Annotated[int | None, typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1)] = None,
     traffic_weight: Annotated[float, typer.Option(help="Let channels that move much memory go first; try 0.05.", min=0)] = 0.0,
-    metanetwork: Annotated[str, typer.Option(help="Name or path of a metanetwork, or 'none'.")] = "default",
+    metanetwork: Annotated[str, typer.Option(help="Name or path of one, 'none', or 'default': where it gains.")] = "default",
     repair: Annotated[str, typer.Option(help="least_squares, bn, data_free, default or none.")] = "default",
     epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
     seed: Seed = 0,
@@ -68,6 +68,8 @@ def prune(
             console.print(f"Layer {layer!r} stays dense: {reason}.", markup=False)
     for layer in report["unknown_layers"]:
         console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+    if report["metanetwork_note"]:
+        console.print(f"Metanetwork: {report['metanetwork_note']}", markup=False)
     for reason in (report["repair"] or {}).get("left_alone", ()):
         console.print(f"Not repaired: layer {reason}", markup=False)
     console.print(f"Model, plan and report are in {out}", soft_wrap=True)
