@@ -10,7 +10,9 @@ COMMANDS = (
     "prune",
     "export",
     "benchmark",
+    "zoo",
     "meta_train",
+    "select",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:

@@ -10,12 +10,27 @@ from typing import Annotated
 
 import typer
 
-from tfmetaprune.errors import UnsupportedModelError
+from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 
 Model = Annotated[pathlib.Path, typer.Argument(help="A saved Keras 2 (tf_keras) model.", metavar="MODEL.keras")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone, and JSON if asked for.")]
+
+
+def names(text, kind=str) -> list | None:
+    """Reads what was given with commas between; None for None.
+
+    Example:
+      >>> names("digits, mnist_5k/14"), names("0,15", int), names(None)
+      (['digits', 'mnist_5k/14'], [0, 15], None)
+    """
+    if text is None:
+        return None
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ArgumentError(f"Options: expected {kind.__name__} values with commas, got {text!r}. Give 1,2,3, say.") from error
 
 
 def load_model(path):

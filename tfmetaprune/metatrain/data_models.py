@@ -3,6 +3,7 @@
 What is traced for an architecture is used for all its seeds: the weights are put in, trained, and taken out again.
 """
 
+import json
 import math
 import pathlib
 import re
@@ -82,6 +83,18 @@ def list_data_models(folder, *, families=None, data=None) -> list[DataModelFile]
             f"Zoo {folder}: expected data models{what}, got none among {len(found)}. Make some by `tfmetaprune zoo make`."
         )
     return sorted(wanted)
+
+
+def logged_models(folder) -> list[dict]:
+    """Returns what the log of a zoo says about each data model that is there, sorted by family, data set and seed.
+
+    Raises:
+      ArgumentError: the folder holds no data models.
+    """
+    present, log = set(list_data_models(folder)), pathlib.Path(folder) / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    rows = {DataModelFile(*(line[name] for name in DataModelFile._fields)): line for line in lines}
+    return [rows[file] for file in sorted(rows, key=lambda file: (file.family, file.data, file.seed)) if file in present]
 
 
 def make_data_models(
