@@ -122,7 +122,7 @@ def test_an_untrained_metanetwork_is_the_pipeline_without_one(judge):
             assert pruning_objective(metanet, [judge], **options) == pytest.approx(alone)
         assert 0.3 < alone[0] < judge.unpruned
     before = judge.trace.model.get_weights()
-    pruned, tuned = accuracies(judge, None, speedup=12.0, budgets=(0, 5))
+    pruned, tuned = accuracies(judge, None, speedup=4.0, repair=None, budgets=(0, 10))
     assert tuned > pruned
     for got, want in zip(judge.trace.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -175,7 +175,7 @@ def test_from_a_zoo_to_a_selection_on_the_command_line(tmp_path):
     assert "without a metanetwork" in run("meta-train", "--zoo", zoo, "--out", out, "--steps", 2, "--name", "mine", *small)
     card = json.loads((out / "mine.json").read_text())
     assert card["data_models"] == {"trained_on": ["mlp-0--digits--0.keras"], "validated_on": ["mlp-0--digits--1000.keras"]}
-    assert card["validation"]["objective"] >= 0.5 and "--hidden 4" in card["command"]
+    assert card["validation"]["objective"] > 0.2 and "--hidden 4" in card["command"]
     options = ["--zoo", zoo, "--out", tmp_path / "chosen", "--budgets", "0", "--repairs", "bn", "--speedups", "2,4"]
     printed = json.loads(run("select", out / "mine.keras", *options, "--json"))
     assert printed == json.loads((tmp_path / "chosen" / "selection.json").read_text())
