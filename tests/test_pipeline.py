@@ -337,7 +337,7 @@ def test_default_metanetwork_is_run_where_it_gains(model, monkeypatch, repair, h
 
 
 def test_default_metanetwork_for_zeros_is_none(model):
-    report = tfmetaprune.prune(model, method="2:4", finetune=None).report
+    report = tfmetaprune.prune(model, method="unstructured", finetune=None).report
     assert report["metanetwork"] is None and "default for zeros" in report["metanetwork_note"]
 
 

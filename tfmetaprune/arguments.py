@@ -56,7 +56,7 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
 
 
-def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
+def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=None):
     """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/quality.md).
 
     It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
@@ -67,6 +67,7 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
       drops_channels: whether channels go.
       repair: as for `prune`.
       train_data: as for `prune`.
+      prepare: as for `prune`.
 
     Returns:
       What to use in its place, and why "default" came to mean None, a sentence; None where it did not.
@@ -75,6 +76,8 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
         return metanetwork, None
     if not drops_channels:
         return None, "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
+    if prepare is not None:
+        return None, f"None was used, as the training before pruning ({prepare}) has learnt what goes."
     if train_data is None:
         return None, "None was used, as the shipped ones measure channels on train_data, and there is none."
     if repair in ("default", "least_squares"):
@@ -87,6 +90,22 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data):
             "None was used: with repair='data_free' the shipped one did harm on validation data (docs/quality.md). Name one to use it."
         )
     return "default", None
+
+
+def check_search(search_steps, drops_channels, repair, train_data):
+    """Raises ArgumentError if a search for channels is asked for where there can be none."""
+    if not isinstance(search_steps, numbers.Integral) or isinstance(search_steps, bool) or search_steps < 0:
+        raise ArgumentError(f"prune: expected search_steps to be a whole number >= 0, got {search_steps!r}. Try 100.")
+    if not search_steps:
+        return
+    if not drops_channels:
+        raise ArgumentError("prune: expected a method that drops channels for search_steps, got one that does not. Leave it out.")
+    if train_data is None:
+        raise ArgumentError("prune: expected train_data for search_steps, got none. Give data; labels are not used by it.")
+    if repair not in ("default", "least_squares"):
+        raise ArgumentError(
+            f"prune: expected repair 'least_squares' for search_steps, which goes through it, got {repair!r}. Leave one of them out."
+        )
 
 
 def refuse_unused(method, **options):

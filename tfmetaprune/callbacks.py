@@ -9,12 +9,12 @@ import numpy as np
 import tfmetaprune
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.callback_options import check_options, name_of
+from tfmetaprune.choosing import rewrite
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import check_finite
 from tfmetaprune.interop import carry, reset_slots, weight_partners
 from tfmetaprune.metanet.pretrained import load_metanetwork
-from tfmetaprune.pipeline import rewrite
 from tfmetaprune.pruning import cost, make_plan, rebuild_model, reestimate_bn, replace_weights, scorer
 from tfmetaprune.pruning.silencing import Silencer, approximate_layers, reading_weights
 from tfmetaprune.pruning.silencing_steps import SilencingSteps

@@ -10,9 +10,11 @@ COMMANDS = (
     "prune",
     "export",
     "benchmark",
+    "compare",
     "zoo",
     "meta_train",
     "select",
+    "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 
 for _name in COMMANDS:

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from rich.console import Console
 
-from tfmetaprune import data, pipeline
+from tfmetaprune import choosing, data, pipeline
 from tfmetaprune._keras import keras
 from tfmetaprune.export.latency import measure_latency
 from tfmetaprune.export.tflite import export_tflite, run_tflite
@@ -142,11 +142,11 @@ def _curves(model, train, test, metanetwork, settings, seed, console) -> dict:
     trace = trace_model(model)
     curves = {}
     for method, network in ((WITH, metanetwork), (WITHOUT, None)):
-        rewritten = pipeline.rewrite(trace, network, train, seed=seed)
+        rewritten = choosing.rewrite(trace, network, train, seed=seed)
         curves[method] = []
         with progress_bar(f"Pruning {method} at several speed-ups", len(settings.curve_speedups)) as advance:
             for speedup in settings.curve_speedups:
-                small, plan = pipeline.shrink(trace, rewritten, speedup=speedup, seed=seed)
+                small, plan = choosing.shrink(trace, rewritten, speedup=speedup, seed=seed)
                 curves[method].append((plan.speedup, accuracy(reestimate_bn(small, train), *test)))
                 advance()
         line = ", ".join(f"{share:.1%} at {speedup:.1f}x" for speedup, share in curves[method])

@@ -25,7 +25,7 @@ def own_losses(model):
 
 def finetune_model(
     model, train, validation=None, *, losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE, teacher=None,
-    prepare=None,
+    prepare=None, title="Fine-tuning", optimizer=keras.optimizers.Adam,
 ) -> dict:
     """Trains a model in place with Adam and a cosine schedule to zero; its own compile state stays as it is.
 
@@ -40,6 +40,8 @@ def finetune_model(
         `distillation`); None for the loss alone.
       prepare: a callable(number of steps) -> (the class of the trained model, a `keras.Model`; its attributes, a dict;
         callbacks), for what has to run along.
+      title: of the progress bar.
+      optimizer: a callable(learning rate or schedule) -> optimizer.
 
     Returns:
       Metric name -> values per epoch.
@@ -55,9 +57,9 @@ def finetune_model(
         raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
     extra = None if prepare is None else prepare(epochs * num_batches)
-    trained = _compiled_view(model, train, losses, keras.optimizers.Adam(schedule), teacher, extra)
+    trained = _compiled_view(model, train, losses, optimizer(schedule), teacher, extra)
     validation = validation if validation is not None and is_labelled(validation) else None
-    with progress_bar("Fine-tuning", epochs) as advance:
+    with progress_bar(title, epochs) as advance:
         bar = keras.callbacks.LambdaCallback(on_epoch_end=advance)
         callbacks = [*(extra[2] if extra else ()), bar]
         history = trained.fit(train, epochs=epochs, validation_data=validation, verbose=0, callbacks=callbacks).history

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,34 +12,36 @@ import tfmetaprune
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.arguments import (
     check_arguments,
+    check_search,
     check_targets,
     check_train_data,
     choose_metanetwork,
     refuse_unused,
     zeros_repair,
 )
+from tfmetaprune.choosing import rewrite, search, shrink
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
-from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
+from tfmetaprune.graph import decode_graph, encode_graph
 from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
 from tfmetaprune.latency_target import measure_with, prune_to_latency
-from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
+from tfmetaprune.preparation import check_preparation, prepare_model
 from tfmetaprune.pruning import (
     PruningPlan,
     cost,
     make_plan,
-    rebuild_model,
     reestimate_bn,
     repair_model,
     replace_weights,
 )
 from tfmetaprune.pruning.sparse import SparsePlan, SparseSteps, sparse_method
 from tfmetaprune.report.progress import progress_bar
-from tfmetaprune.trace import ModelTrace, trace_model
+from tfmetaprune.trace import trace_model
 
 BATCH_SIZE = 128
+_SEARCH_SPEEDUP = 4.0  # that a search is made for where a latency is asked for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class PruneResult:
 def prune(
     model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
     metanetwork="default", finetune="default", repair="default", distill=False, round_to=None, traffic_weight=0.0, latency_ms=None,
-    latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial",
+    latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial", prepare=None,
+    prepare_epochs=None, search_steps=0,
 ) -> PruneResult:  # fmt: skip
     """Makes a trained network smaller: whole channels go, or weights become zero; the rest is repaired and fine-tuned.
 
@@ -114,6 +116,15 @@ def prune(
         steps, masks chosen again meanwhile), "constant" (all in the first step, chosen again likewise), "one_shot" (before the
         fine-tuning). With N:M, with a callable and without fine-tuning it is always "one_shot". Where zeros come during the
         fine-tuning, the report holds no accuracy between, and the repair follows the fine-tuning.
+      prepare: a training before pruning, where there is time for it, on the model's own loss: "prune_aware" (in each step the channels that
+        rank lowest for a speed-up around the one asked for are silent, and the outputs are drawn to the original's beside the loss),
+        "group_norm" (the published regulariser is added to the loss, as in DepGraph's sparsity learning), or None. Needs
+        `train_data` with labels and takes the place of a metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
+      prepare_epochs: passes over `train_data` for it, 10 if None.
+      search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
+        scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
+        hundred steps are worth it (docs/search.md); each costs about as much as ten steps of training. Needs `train_data`, and a
+        repair by least squares.
 
     Returns:
       A `PruneResult`. Its model is compiled as the caller's was, with a fresh optimizer; a callable `finetune` may
@@ -132,12 +143,17 @@ def prune(
     if not drops_channels:
         refuse_unused(
             method, speedup=speedup, criterion=None if criterion == "group_l2" else criterion, round_to=round_to,
-            traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup,
+            traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, prepare=prepare,
         )  # fmt: skip
         repair = zeros_repair(repair, train_data)
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
-    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data)
+    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare)
+    prepare_epochs = check_preparation(
+        prepare, prepare_epochs, train_data=train_data, speedup=speedup, is_latency=latency is not None, criterion=criterion,
+        metanetwork=metanetwork,
+    )  # fmt: skip
+    check_search(search_steps, drops_channels, repair, train_data)
     check_train_data(train_data, criterion, metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
@@ -145,7 +161,7 @@ def prune(
         trace = trace_model(model)
         train = None if train_data is None else _shuffled(train_data, seed)
         if train is not None:
-            check_data(train, model, needs_labels=finetune is not None and not callable(finetune))
+            check_data(train, model, needs_labels=bool(prepare) or finetune is not None and not callable(finetune))
             check_finite(train)
         validation = None if validation_data is None else as_dataset(validation_data)
         if validation is not None:
@@ -157,12 +173,25 @@ def prune(
             return {} if validation is None else evaluate_model(candidate, validation, losses)
 
         original = cost(trace)
-        steps = {"before": {"macs": original.macs, "parameters": original.parameters, **evaluate(model)}}
+        costs = {"macs": original.macs, "parameters": original.parameters}
+        steps = {"before": {**costs, **evaluate(model)}}
+        preparation = None
+        if prepare is not None:
+            make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
+            prepared, preparation = prepare_model(
+                model, train, prepare, speedup=speedup, criterion=criterion, losses=losses, epochs=prepare_epochs,
+                traffic_weight=traffic_weight,
+            )  # fmt: skip
+            trace, steps["prepared"] = trace_model(prepared), {**costs, **evaluate(prepared)}
         rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
+        if search_steps and speedup > 1:
+            target = speedup if latency is None else _SEARCH_SPEEDUP
+            rewritten = search(trace, rewritten, train, speedup=target, steps=search_steps, criterion=criterion, seed=seed)
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
         plan, measurements, repaired = None, [], None
         if drops_channels:
-            step = 1.0 if repair == "least_squares" or (repair == "default" and train is not None) else None
+            is_fitted = repair == "least_squares" or (repair == "default" and train is not None)
+            step = 1.0 if is_fitted or prepare == "prune_aware" else None
             options = {"criterion": criterion, "step": step, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
             small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
         else:
@@ -205,6 +234,8 @@ def prune(
         "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
         "metanetwork": _metanetwork_name(metanetwork),
         "metanetwork_note": metanetwork_note,
+        "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
+        "search_steps": int(search_steps),
         "repair": repaired,
         "finetune": _name(finetune) if callable(finetune) else finetune,
         "distill": bool(distill),
@@ -256,67 +287,6 @@ def decode(graph, model):
     """
     model, back = carry(model)
     return back(replace_weights(model, decode_graph(graph, trace_model(model))))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rewritten:
-    """What is known about a traced model before it is pruned; the same for all speed-ups.
-
-    Attributes:
-      weights: (layer name, weight name) -> tensor, made by the metanetwork; None without one.
-      score: float32 [num_units], what the metanetwork adds to the criterion; None without one.
-      statistics: float32 [num_units, S], the channel statistics; None where nobody needs them.
-    """
-
-    weights: Mapping | None = None
-    score: np.ndarray | None = None
-    statistics: np.ndarray | None = None
-
-
-def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", seed=0) -> Rewritten:
-    """Lets a metanetwork rewrite the weights of a traced model.
-
-    Args:
-      trace: the traced model.
-      metanetwork: a `MetaNetwork`, or None.
-      dataset: batches of (x, ...), for the channel statistics; None if nobody needs them.
-      criterion: as for `prune`.
-      seed: of the labels that are sampled for the Fisher information.
-    """
-    statistics = None
-    if metanetwork is not None or criterion == "fisher":
-        with progress_bar("Measuring channel statistics"):
-            statistics = channel_statistics(trace, dataset, seed=seed)
-    if metanetwork is None:
-        return Rewritten(statistics=statistics)
-    with progress_bar("Running the metanetwork"):
-        weights, score = generate(metanetwork, trace, statistics)
-    return Rewritten(weights, score, statistics)
-
-
-def shrink(
-    trace: ModelTrace, rewritten: Rewritten, *, speedup, criterion="group_l2", step=None, round_to=None, traffic_weight=0.0, seed=0
-):
-    """Plans and rebuilds: the smaller model, not yet repaired, and its plan.
-
-    Args:
-      trace: the traced model.
-      rewritten: of `rewrite`.
-      speedup: as for `prune`.
-      criterion: as for `prune`.
-      step: as for `make_plan`; before a repair by least squares all channels go in one step, which was measured to be better.
-      round_to: as for `prune`.
-      traffic_weight: as for `prune`.
-      seed: as for `prune`.
-
-    Raises:
-      NothingToPruneError: no channel can go, or the speed-up is out of reach.
-    """
-    plan = make_plan(
-        trace, criterion, speedup=speedup, score=rewritten.score, weights=rewritten.weights,
-        statistics=rewritten.statistics, step=step, round_to=round_to, traffic_weight=traffic_weight, seed=seed,
-    )  # fmt: skip
-    return rebuild_model(trace, plan, rewritten.weights), plan
 
 
 def _shrink_to(trace, rewritten, speedup, latency, options):

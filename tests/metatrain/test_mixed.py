@@ -12,7 +12,16 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork
 from tfmetaprune.metatrain import select as selecting
 from tfmetaprune.metatrain.families import mlp, plain_cnn, series_cnn
-from tfmetaprune.metatrain.select import NONE, accuracies, area, make_judge, paired, pruning_objective, select, summarize
+from tfmetaprune.metatrain.select import (
+    NONE,
+    accuracies,
+    area,
+    make_judge,
+    paired,
+    pruning_objective,
+    select,
+    summarize,
+)
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import dataset_arrays, train_data_model
 

@@ -1,6 +1,7 @@
 """The application that the commands add themselves to, and what it does about errors."""
 
 import importlib
+import sys
 from typing import Annotated
 
 import typer
@@ -9,19 +10,42 @@ from typer.core import TyperGroup
 
 from tfmetaprune.errors import TFMetaPruneError
 
+_INTERRUPTED = 130  # what shells expect of a process that Ctrl-C has ended
+_UsageError = typer.BadParameter.__mro__[2]  # ClickException, which some versions of typer take from click and some hold themselves
+
 
 class _Group(TyperGroup):
-    """Reports every `TFMetaPruneError` as one paragraph on stderr, with exit code 2."""
+    """Reports whatever a user can cause as one paragraph on stderr, with exit code 2; Ctrl-C as one line, with 130."""
 
-    def invoke(self, ctx):
+    def main(self, *args, standalone_mode=True, **kwargs):
         try:
-            return super().invoke(ctx)
+            code = super().main(*args, standalone_mode=False, **kwargs)
         except TFMetaPruneError as error:
-            Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
+            code = _complain(str(error))
+        except _UsageError as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "tfmetaprune"
+            message = error.format_message().rstrip(".")
+            code = _complain(f"{message}{'' if message.endswith('?') else '.'} Run `{path} --help`.")
+        except OSError as error:  # a full disk, say
+            code = _complain(f"expected files that can be read and written, got {type(error).__name__}: {error}. Check the disk.")
+        except (typer.Abort, KeyboardInterrupt):
+            code = _INTERRUPTED
+        if code == _INTERRUPTED:
+            _print("Interrupted.")
+        sys.exit(code or 0)
 
 
-app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+def _complain(message) -> int:
+    _print(f"Error: {' '.join(message.split())}")
+    return 2
+
+
+def _print(line):
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(asked: bool):
@@ -30,12 +54,15 @@ def _version(asked: bool):
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ):
     """Makes trained Keras networks small enough for edge devices."""
     del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help() or "", nl=False)  # rich prints it by itself
 
 
 def examples(*lines) -> str:

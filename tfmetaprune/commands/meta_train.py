@@ -4,15 +4,17 @@ import pathlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Seed, names, quiet
+from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
 
 
 @app.command(
     "meta-train",
     epilog=examples(
+        "tfmetaprune meta-train --out runs/digits",
+        "tfmetaprune meta-train --objective sparse --steps 500 --num-models 4 --out runs/sparse",
+        "tfmetaprune meta-train --objective published --regularization 0.1 --out runs/published",
         "tfmetaprune meta-train --out runs/digits --resume",
         "tfmetaprune meta-train --zoo runs/zoo --out runs/universal --families plain_cnn,residual_cnn,mlp --steps 6000",
     ),
@@ -27,6 +29,9 @@ def meta_train(
     num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,
     batches_per_step: Annotated[int, typer.Option(help="Batches for each data model of a step.", min=1)] = 1,
     models_per_step: Annotated[int, typer.Option(help="Data models a step, spread over the replicas.", min=1)] = 1,
+    regularization: Annotated[
+        float | None, typer.Option(help="Weight of the norm, for the published objectives.", min=0, show_default="0.001")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="none, mirrored, or multi-worker (by TF_CONFIG).")] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     zoo: Annotated[pathlib.Path | None, typer.Option(help="Train on this zoo of `zoo make`; what follows is for it.")] = None,
@@ -41,51 +46,48 @@ def meta_train(
     name: Annotated[str, typer.Option(help="Name of the metanetwork.")] = "universal",
     hidden: Annotated[int, typer.Option(help="Width of the metanetwork.", min=2)] = 16,
     layers: Annotated[int, typer.Option(help="Message passing layers of the metanetwork.", min=1)] = 3,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
 ):
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones; or on a zoo."""
-    if zoo is not None:
-        with quiet():
-            from tfmetaprune.metanet import MetaNetConfig
-            from tfmetaprune.metatrain.trainer import MetaTraining
-        settings = MetaTraining(
-            steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step,
-            validate_every=validate_every, patience=patience,
-        )  # fmt: skip
-        _on_zoo(
-            out, zoo, name=name, families=names(families), data=names(data), validation_families=names(validation_families),
-            validation_data=names(validation_data), num_validation=num_validation, validation_repair=validation_repair,
-            settings=settings, config=MetaNetConfig(hidden=hidden, num_layers=layers), strategy=strategy, resume=resume,
-        )  # fmt: skip
-        return
-    with quiet():
-        from tfmetaprune.metatrain import command
-        from tfmetaprune.report.progress import stage_progress
-        from tfmetaprune.report.tables import curve_table
-    with stage_progress() as progress:
-        card = command.meta_train(
-            out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
-            models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress,
-        )  # fmt: skip
-    if card is None:
-        Console().print("This worker is done; the chief has written the results.")
-        return
-    Console().print(curve_table(card["measured"]))
-    Console().print(f"Written to {out}: the metanetwork and its card", soft_wrap=True)
-
-
-def _on_zoo(out, zoo, *, name, **options):
-    with quiet():
-        from tfmetaprune.metatrain.mixed import meta_train_on_zoo
-        from tfmetaprune.report.progress import stage_progress
-    with stage_progress() as progress:
-        card = meta_train_on_zoo(out, zoo, name=name, progress=progress, **options)
-    if card is None:
-        Console().print("This worker is done; the chief has written the results.")
-        return
-    if "validation" in card:
-        found = card["validation"]
-        Console().print(
-            f"Objective {found['objective']:.1%} after {found['step']} steps, {found['without']:.1%} without a metanetwork.",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    Console().print(f"Written to {out}: {name}.keras and its card", soft_wrap=True)
+    weight = {} if regularization is None else {"regularization": regularization}
+    with results(as_json, is_quiet) as done:
+        if zoo is not None:
+            with quiet():
+                from tfmetaprune.metanet import MetaNetConfig
+                from tfmetaprune.metatrain.mixed import meta_train_on_zoo
+                from tfmetaprune.metatrain.trainer import MetaTraining
+                from tfmetaprune.report.progress import stage_progress
+            settings = MetaTraining(
+                steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step,
+                validate_every=validate_every, patience=patience, **weight,
+            )  # fmt: skip
+            with stage_progress() as progress:
+                card = meta_train_on_zoo(
+                    out, zoo, name=name, families=names(families), data=names(data), num_validation=num_validation,
+                    validation_families=names(validation_families), validation_data=names(validation_data),
+                    validation_repair=validation_repair, settings=settings, strategy=strategy, resume=resume,
+                    config=MetaNetConfig(hidden=hidden, num_layers=layers), progress=progress,
+                )  # fmt: skip
+        else:
+            with quiet():
+                from tfmetaprune.metatrain import command
+                from tfmetaprune.report.progress import stage_progress
+                from tfmetaprune.report.tables import curve_table
+            with stage_progress() as progress:
+                card = command.meta_train(
+                    out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
+                    models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress, **weight,
+                )  # fmt: skip
+        done.write(card)
+        if card is None:
+            done.show("This worker is done; the chief has written the results.")
+            return
+        if "validation" in card:
+            found = card["validation"]
+            done.show(
+                f"Objective {found['objective']:.1%} after {found['step']} steps, {found['without']:.1%} without a metanetwork."
+            )
+        if "measured" in card:
+            done.show(curve_table(card["measured"]))
+        done.show(f"Written to {out}: the metanetwork and its card")

@@ -5,74 +5,159 @@ import pathlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from tfmetaprune.commands.app import app
-from tfmetaprune.commands.shared import Model, Seed, load_model, quiet
+from tfmetaprune.commands.app import app, examples
+from tfmetaprune.commands.shared import Data, DataDir, Json, Model, Quiet, Seed, load_data, load_model, quiet, results
 from tfmetaprune.errors import ArgumentError
 
+_TARGET = {"rich_help_panel": "How small"}
+_CHOICE = {"rich_help_panel": "What goes"}
+_ZEROS = {"rich_help_panel": "Zeros in place of weights"}
+_AFTERWARDS = {"rich_help_panel": "What is done afterwards"}
 
-@app.command()
+
+@app.command(
+    epilog=examples(
+        "tfmetaprune prune model.keras --data digits --speedup 2 --out small",
+        "tfmetaprune prune model.keras --speedup 2 --out small",
+        "tfmetaprune prune model.keras --data digits --latency-speedup 1.5 --round-to 8 --out small",
+        "tfmetaprune prune model.keras --data digits --method 2:4 --epochs 5 --out sparse",
+        "tfmetaprune prune model.keras --data cifar10 --data-dir /data --epochs 0 --json --out small",
+    )
+)
 def prune(
     model: Model,
-    data: Annotated[str, typer.Option(help="Data set: 'digits' or a name of tensorflow_datasets.")],
-    out: Annotated[pathlib.Path, typer.Option(help="Folder for model.keras, plan.json and report.json.")],
-    speedup: Annotated[float | None, typer.Option(help="MACs before / MACs after, at least 1.", show_default="2.0")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Instead: milliseconds in TFLite on this machine.")] = None,
-    latency_speedup: Annotated[float | None, typer.Option(help="Instead: latency before / after.")] = None,
-    round_to: Annotated[int | None, typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1)] = None,
-    traffic_weight: Annotated[float, typer.Option(help="Let channels that move much memory go first; try 0.05.", min=0)] = 0.0,
-    metanetwork: Annotated[str, typer.Option(help="Name or path of one, 'none', or 'default': where it gains.")] = "default",
-    repair: Annotated[str, typer.Option(help="least_squares, bn, data_free, default or none.")] = "default",
-    epochs: Annotated[int | None, typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15")] = None,
-    seed: Seed = 0,
+    out: Annotated[pathlib.Path, typer.Option(help="Folder for the model, its plan and the report.")],
+    data: Data = None,
+    data_dir: DataDir = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="MACs before / MACs after, at least 1.", show_default="2.0", **_TARGET)
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Instead: milliseconds in TFLite on this machine.", show_default=False, **_TARGET)
+    ] = None,
+    latency_speedup: Annotated[
+        float | None, typer.Option(help="Instead: latency before / after.", show_default=False, **_TARGET)
+    ] = None,
+    round_to: Annotated[
+        int | None,
+        typer.Option(help="Make widths multiples of this; 8 suits most kernels.", min=1, show_default=False, **_TARGET),
+    ] = None,
+    traffic_weight: Annotated[
+        float, typer.Option(help="Let channels that move much memory go first; try 0.05.", min=0, **_TARGET)
+    ] = 0.0,
     method: Annotated[
-        str, typer.Option(help="structured, unstructured, N:M, block, structured+unstructured or xnnpack.")
+        str, typer.Option(help="structured, unstructured, N:M, block, structured+unstructured or xnnpack.", **_CHOICE)
     ] = "structured",
-    sparsity: Annotated[float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8")] = None,
-    block_shape: Annotated[str, typer.Option(help="Outputs x inputs of a block, for --method block.")] = "1x4",
+    criterion: Annotated[str, typer.Option(help="group_l2, group_l2_max, fisher or random.", **_CHOICE)] = "group_l2",
+    metanetwork: Annotated[
+        str, typer.Option(help="Name or path of one, none, or default: where it gains.", **_CHOICE)
+    ] = "default",
+    search_steps: Annotated[
+        int, typer.Option(help="Steps of a search for the channels to keep; try 100.", min=0, **_CHOICE)
+    ] = 0,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of zeros in [0, 1).", show_default="0.8", **_ZEROS)
+    ] = None,
+    block_shape: Annotated[str, typer.Option(help="Outputs x inputs of a block, for --method block.", **_ZEROS)] = "1x4",
+    scope: Annotated[str, typer.Option(help="global, or layer: all layers equally sparse.", **_ZEROS)] = "global",
+    schedule: Annotated[
+        str, typer.Option(help="polynomial, constant or one_shot: when weights become zero.", **_ZEROS)
+    ] = "polynomial",
+    repair: Annotated[
+        str, typer.Option(help="least_squares, bn, data_free, default or none.", **_AFTERWARDS)
+    ] = "default",
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Fine-tuning epochs, 0: none.", min=0, show_default="15, without --data 0", **_AFTERWARDS),
+    ] = None,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Fine-tune towards the original's outputs too.", **_AFTERWARDS)
+    ] = False,
+    prepare: Annotated[
+        str, typer.Option(help="prune_aware, group_norm or none.", rich_help_panel="Training before pruning")
+    ] = "none",
+    prepare_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of it.", min=1, show_default="10", rich_help_panel="Training before pruning")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
 ):
-    """Prunes a model and fine-tunes what is left."""
-    block_shape = _numbers(block_shape)
-    keras_model = load_model(model)
-    with quiet():
-        from tfmetaprune import pipeline
-        from tfmetaprune.data import load
-        from tfmetaprune.report.folder import atomic_folder
-        from tfmetaprune.report.tables import comparison_table
-    with atomic_folder(out) as folder:
-        splits = load(data, seed=seed)
-        result = pipeline.prune(
-            keras_model, splits.train, validation_data=splits.validation, speedup=speedup,
-            metanetwork=None if metanetwork.lower() == "none" else metanetwork,
-            finetune="default" if epochs is None else epochs or None,
-            repair=None if repair.lower() == "none" else repair, seed=seed, round_to=round_to, latency_ms=latency_ms,
-            latency_speedup=latency_speedup, traffic_weight=traffic_weight, method=method, sparsity=sparsity,
-            block_shape=block_shape,
-        )  # fmt: skip
-        result.model.save(folder / "model.keras")
-        (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
-        report = {**result.report, "data": data, "history": result.history}
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    titles = {"before": "original", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed", "finetuned": "fine-tuned"}
+    """Prunes a model and fine-tunes what is left; without --data in one shot, with no metanetwork and no fine-tuning."""
+    with results(as_json, is_quiet) as done:
+        block_shape = _numbers(block_shape)
+        metanetwork = _or_none(metanetwork)
+        repair, prepare = _or_none(repair), _or_none(prepare)
+        if data is None:
+            _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps)
+            epochs = 0
+        if distill and epochs == 0:
+            raise ArgumentError("prune: expected fine-tuning for --distill, got --epochs 0. Leave one of them out.")
+        keras_model = load_model(model)
+        with quiet():
+            from tfmetaprune import pipeline
+            from tfmetaprune.report.folder import atomic_folder
+        with atomic_folder(out) as folder:
+            splits = None if data is None else load_data(data, data_dir, seed)
+            result = pipeline.prune(
+                keras_model, splits and splits.train, validation_data=splits and splits.validation, speedup=speedup,
+                method=method, criterion=criterion, metanetwork=metanetwork,
+                finetune="default" if epochs is None else epochs or None, repair=repair, distill=distill, round_to=round_to,
+                traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, seed=seed,
+                sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
+                prepare=prepare, prepare_epochs=prepare_epochs, search_steps=search_steps,
+            )  # fmt: skip
+            result.model.save(folder / "model.keras")
+            (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
+            report = {**result.report, "model": str(model.absolute()), "data": data, "history": result.history}
+            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        done.write(report)
+        done.show(*_lines(report, model.name), f"Model, plan and report are in {out}")
+
+
+def _lines(report, name):
+    """What is told of a report: a table, and a line for each thing worth knowing."""
+    from tfmetaprune.report.tables import comparison_table
+
+    titles = {
+        "before": "original", "prepared": "prepared", "pruned": "pruned", "repaired": "repaired", "zeroed": "zeroed",
+        "finetuned": "fine-tuned",
+    }  # fmt: skip
     small = {key: report["pruned"][key] for key in ("macs", "parameters")}
     rows = [{"name": title, **small, **report[step]} for step, title in titles.items() if step in report]
     done = [f"{report['speedup']['reached']:.2f} times fewer MACs"] if report["widths"] else []
     if "sparsity" in report:
         done.append(f"{report['sparsity']['reached']:.1%} of {len(report['sparsity']['layers'])} layers' weights are zero")
-    title = f"{model.name}: {', '.join(done)} (accuracy on the validation split of {data})"
-    console = Console()
-    console.print(comparison_table(title, rows))
+    where = f" (accuracy on the validation split of {report['data']})" if report["data"] else ""
+    yield comparison_table(f"{name}: {', '.join(done)}{where}", rows)
     for layer, reason in report.get("sparsity", {}).get("dense", {}).items():
         if reason != "it has no kernel":
-            console.print(f"Layer {layer!r} stays dense: {reason}.", markup=False)
+            yield f"Layer {layer!r} stays dense: {reason}."
     for layer in report["unknown_layers"]:
-        console.print(f"Layer {layer} is of an unknown kind: the channels that it touches stay.", markup=False)
+        yield f"Layer {layer} is of an unknown kind: the channels that it touches stay."
     if report["metanetwork_note"]:
-        console.print(f"Metanetwork: {report['metanetwork_note']}", markup=False)
+        yield f"Metanetwork: {report['metanetwork_note']}"
     for reason in (report["repair"] or {}).get("left_alone", ()):
-        console.print(f"Not repaired: layer {reason}", markup=False)
-    console.print(f"Model, plan and report are in {out}", soft_wrap=True)
+        yield f"Not repaired: layer {reason}"
+
+
+def _or_none(name):
+    return None if name.lower() == "none" else name
+
+
+def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps):
+    needing = {
+        f"--metanetwork {metanetwork}": metanetwork not in (None, "default"),
+        f"--criterion {criterion}": criterion == "fisher",
+        f"--repair {repair}": repair in ("least_squares", "bn"),
+        f"--epochs {epochs}": bool(epochs),
+        "--distill": distill,
+        f"--prepare {prepare}": prepare is not None,
+        f"--search-steps {search_steps}": search_steps > 0,
+    }
+    for option in (option for option, is_asked in needing.items() if is_asked):
+        raise ArgumentError(f"prune: expected --data NAME for {option}, got none. Name a data set, or leave {option} out.")
 
 
 def _numbers(text) -> tuple[int, ...]:

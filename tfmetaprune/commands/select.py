@@ -1,15 +1,13 @@
 """`tfmetaprune select`."""
 
-import json
 import pathlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet
+from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
 
 
 @app.command(
@@ -31,23 +29,21 @@ def select(
     split: Annotated[str, typer.Option(help="validation, or test for a final table.")] = "validation",
     seed: Seed = 0,
     as_json: Json = False,
-    silent: Quiet = False,
+    is_quiet: Quiet = False,
 ):
     """Chooses among metanetworks and none: area under accuracy / log speed-up on held-out data models, at fixed budgets."""
-    with quiet():
-        from tfmetaprune.metatrain.mixed import select_on_zoo
-        from tfmetaprune.report.progress import stage_progress
-    with stage_progress() as progress:
-        result = select_on_zoo(
-            metanetworks, zoo, out, families=names(families), data=names(data), num_models=num_models, split=split,
-            repairs=names(repairs), budgets=names(budgets, int), speedups=names(speedups, float), seed=seed,
-            progress=None if silent else progress,
-        )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    elif not silent:
-        Console().print(_table(result))
-        Console().print(f"Best: {result['winner']}. Written to {out}", soft_wrap=True)
+    with results(as_json, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.mixed import select_on_zoo
+            from tfmetaprune.report.progress import stage_progress
+        with stage_progress() as progress:
+            result = select_on_zoo(
+                metanetworks, zoo, out, families=names(families), data=names(data), num_models=num_models, split=split,
+                repairs=names(repairs), budgets=names(budgets, int), speedups=names(speedups, float), seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        done.write(result)
+        done.show(_table(result), f"Best: {result['winner']}. Written to {out}")
 
 
 def _table(result):

@@ -1,4 +1,4 @@
-"""What several commands share: options, loading of models, silence while TensorFlow is imported."""
+"""What several commands share: options, loading of models and data, where results go, silence while TensorFlow is imported."""
 
 import contextlib
 import json
@@ -9,13 +9,76 @@ import zipfile
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 
-Model = Annotated[pathlib.Path, typer.Argument(help="A saved Keras 2 (tf_keras) model.", metavar="MODEL.keras")]
+Model = Annotated[pathlib.Path, typer.Argument(help="A saved model of Keras 3 or Keras 2 (tf_keras).", metavar="MODEL.keras")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone, and JSON if asked for.")]
+Data = Annotated[str | None, typer.Option(help="Data set: 'digits' or a name of tensorflow_datasets.", show_default=False)]
+DataDir = Annotated[
+    pathlib.Path | None,
+    typer.Option(help="Folder of prepared data sets.", show_default="TFDS_DATA_DIR, else ~/tensorflow_datasets"),
+]
+
+
+class Results:
+    """Where the results of a command go: tables and lines for people, or one JSON value, on standard output.
+
+    Attributes:
+      console: a rich console for people; silent if they asked for JSON or for quiet.
+    """
+
+    def __init__(self, as_json, is_quiet):
+        self.console = Console(quiet=as_json or is_quiet)
+        self._as_json = as_json
+
+    def show(self, *renderables):
+        """Prints tables, and lines as they are, for people."""
+        for renderable in renderables:
+            self.console.print(renderable, markup=False, highlight=False, soft_wrap=isinstance(renderable, str))
+
+    def write(self, value):
+        """Prints a value as JSON, if that was asked for."""
+        if self._as_json:
+            typer.echo(json.dumps(value, indent=2))
+
+
+@contextlib.contextmanager
+def results(as_json, is_quiet):
+    """Yields the `Results` of a command; progress bars are silent meanwhile with `--quiet`."""
+    with contextlib.ExitStack() as stack:
+        if is_quiet:
+            from tfmetaprune.report.progress import no_progress
+
+            stack.enter_context(no_progress())
+        yield Results(as_json, is_quiet)
+
+
+def load_data(name, data_dir, seed=0):
+    """Loads the data set that `--data` names, a `DataSplits`.
+
+    Args:
+      name: as for `data.load`.
+      data_dir: as for `data.load`.
+      seed: as for `data.load`.
+
+    Raises:
+      ArgumentError: the name is unknown.
+      DataError: the set cannot be read.
+    """
+    with quiet():
+        from tfmetaprune.data import load
+    return load(name, data_dir=data_dir, seed=seed)
+
+
+def existing(path, what):
+    """Returns the path of a model; raises `UnsupportedModelError` if there is nothing."""
+    if not path.exists():
+        raise UnsupportedModelError(f"Model file '{path}': expected {what}, found no such file. Check the path.")
+    return path
 
 
 def names(text, kind=str) -> list | None:
@@ -35,8 +98,7 @@ def names(text, kind=str) -> list | None:
 
 def load_model(path):
     """Loads a Keras model; whatever goes wrong is an `UnsupportedModelError`."""
-    if not path.exists():
-        raise UnsupportedModelError(f"Model file '{path}': expected a Keras model, found no such file. Check the path.")
+    existing(path, "a Keras model")
     try:
         with quiet():
             if _is_keras3_file(path):

@@ -1,15 +1,13 @@
 """`tfmetaprune zoo make` and `tfmetaprune zoo list`."""
 
-import json
 import pathlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, names, quiet
+from tfmetaprune.commands.shared import Json, Quiet, names, quiet, results
 
 zoo = typer.Typer(help="Data models: trained networks that metanetworks learn from.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
@@ -31,32 +29,35 @@ def make(
     held_out: Annotated[int, typer.Option(help="The same, never to be trained on: seeds from 1000 on.", min=0)] = 2,
     variants: Annotated[int, typer.Option(help="Widths and depths of each family that the seeds take turns at.", min=1)] = 4,
     steps: Annotated[int, typer.Option(help="Training steps of each.", min=1)] = 250,
-    silent: Quiet = False,
+    is_quiet: Quiet = False,
 ):
     """Trains a data model for each family, data set and seed; those that are there stay, so that it can be broken off."""
-    with quiet():
-        from tfmetaprune.metatrain.command import HELD_OUT_SEED
-        from tfmetaprune.metatrain.data_models import make_data_models
-        from tfmetaprune.report.progress import stage_progress
-    with stage_progress() as progress:
-        files = make_data_models(
-            folder, families=names(families), data=names(data), variants=range(variants), steps=steps,
-            seeds=[*range(seeds), *range(HELD_OUT_SEED, HELD_OUT_SEED + held_out)],
-            progress=None if silent else lambda _, done, total: progress("data models", done, total),
-        )  # fmt: skip
-    if not silent:
-        Console().print(f"{folder}: {len(files)} data models", soft_wrap=True)
+    with results(False, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.command import HELD_OUT_SEED
+            from tfmetaprune.metatrain.data_models import make_data_models
+            from tfmetaprune.report.progress import stage_progress
+        with stage_progress() as progress:
+            files = make_data_models(
+                folder, families=names(families), data=names(data), variants=range(variants), steps=steps,
+                seeds=[*range(seeds), *range(HELD_OUT_SEED, HELD_OUT_SEED + held_out)],
+                progress=lambda _, number, total: progress("data models", number, total),
+            )  # fmt: skip
+        done.show(f"{folder}: {len(files)} data models")
 
 
 @zoo.command("list", epilog=examples("tfmetaprune zoo list runs/zoo", "tfmetaprune zoo list runs/zoo --json"))
-def list_models(folder: Folder, as_json: Json = False):
+def list_models(folder: Folder, as_json: Json = False, is_quiet: Quiet = False):
     """Lists the data models by family and data set: how many, how good, how long they took."""
-    with quiet():
-        from tfmetaprune.metatrain.data_models import logged_models
-    rows = logged_models(folder)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
+    with results(as_json, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.data_models import logged_models
+        rows = logged_models(folder)
+        done.write(rows)
+        done.show(_table(rows))
+
+
+def _table(rows):
     groups = {}
     for row in rows:
         groups.setdefault((row["family"], row["data"]), []).append(row)
@@ -68,6 +69,7 @@ def list_models(folder: Folder, as_json: Json = False):
         shares = [sum(row[split] for row in group) / len(group) for split in ("validation", "test")]
         seconds = sum(row["seconds"] for row in group) / len(group)
         table.add_row(
-            family, data, str(len(group)), f"{min(parameters)} - {max(parameters)}", *(f"{share:.1%}" for share in shares), f"{seconds:.1f}"
-        )
-    Console().print(table)
+            family, data, str(len(group)), f"{min(parameters)} - {max(parameters)}", *(f"{share:.1%}" for share in shares),
+            f"{seconds:.1f}",
+        )  # fmt: skip
+    return table

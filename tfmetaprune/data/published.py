@@ -68,7 +68,7 @@ def _prepared_builder(name, data_dir, any_size):
         builder = tfds.builder(name, data_dir=data_dir)
         _facts(name, builder.info, any_size)  # before anything is downloaded
         if not builder.data_path.exists():
-            with _lock(os.fspath(builder.data_dir_root), builder.name), contextlib.redirect_stdout(sys.stderr):
+            with _lock(os.fspath(builder.data_dir_root), builder.name), _heard(base_name):
                 builder = tfds.builder(name, data_dir=data_dir)  # another process may have prepared it meanwhile
                 builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except DataError:
@@ -80,6 +80,17 @@ def _prepared_builder(name, data_dir, any_size):
             f"version in the name, and, for any set but those of installed packages, the network."
         ) from error
     return builder
+
+
+@contextlib.contextmanager
+def _heard(base_name):
+    """Keeps what tensorflow_datasets tells off standard output; a set that is prepared within seconds is prepared in silence."""
+    if base_name != "digits" and base_name not in PACKAGES:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
 
 
 @contextlib.contextmanager

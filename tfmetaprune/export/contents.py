@@ -1,18 +1,16 @@
 """Reads what a TFLite file holds: its operators, and its weights as they are stored."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 _DTYPES = {
-    schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16, schema.TensorType.FLOAT64: np.float64,
-    schema.TensorType.INT8: np.int8, schema.TensorType.UINT8: np.uint8, schema.TensorType.INT16: np.int16,
-    schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64, schema.TensorType.BOOL: np.bool_,
+    "FLOAT32": np.float32, "FLOAT16": np.float16, "FLOAT64": np.float64, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16,
+    "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
 }  # fmt: skip
-_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
 _PASSING = ("DEQUANTIZE", "DENSIFY")  # operators that only change how a weight is stored
 
 
@@ -81,6 +79,7 @@ def read_contents(path) -> Contents:
     Args:
       path: path of the file.
     """
+    schema, kinds = _schema()
     model = schema.Model.GetRootAs(pathlib.Path(path).read_bytes(), 0)
     graph = model.Subgraphs(0)
     tensors = tuple(_tensor(model, graph.Tensors(index)) for index in range(graph.TensorsLength()))
@@ -90,8 +89,16 @@ def read_contents(path) -> Contents:
         code = model.OperatorCodes(operator.OpcodeIndex())
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the first codes were one byte
         inputs, outputs = _indices(operator, "Inputs"), _indices(operator, "Outputs")
-        operators.append(Operator(_OPERATORS.get(number, str(number)), inputs, outputs))
+        operators.append(Operator(kinds.get(number, str(number)), inputs, outputs))
     return Contents(tuple(operators), tensors, _indices(graph, "Inputs"), _indices(graph, "Outputs"))
+
+
+@functools.cache
+def _schema():
+    """LiteRT's schema, which takes a while to import, and its operators: number -> name."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema, {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
 
 
 def weights_of(contents: Contents) -> dict[int, tuple[Operator, Tensor]]:
@@ -192,7 +199,7 @@ def _bytes(contents, indices) -> int:
 
 
 def _tensor(model, tensor) -> Tensor:
-    dtype = _DTYPES.get(tensor.Type())
+    dtype = {getattr(_schema()[0].TensorType, name): dtype for name, dtype in _DTYPES.items()}.get(tensor.Type())
     data = model.Buffers(tensor.Buffer()).DataAsNumpy()
     holds = isinstance(data, np.ndarray) and len(data) > 0 and dtype is not None
     shape = tensor.ShapeAsNumpy()

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 
-from ai_edge_litert.interpreter import Interpreter
-
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ExportError
 from tfmetaprune.export.running import NotRunnableError, muted, reason
@@ -70,6 +68,8 @@ def convert(model, conversion, data, batch_size):
             new_converter = functools.partial(tf.lite.TFLiteConverter.from_concrete_functions, [function], variables)
             has_loop = calibrated and _has_control_flow(function)
             if has_loop:  # LSTM loops become one operation; any other loop would crash the process in the calibration
+                from ai_edge_litert.interpreter import Interpreter
+
                 has_loop = Interpreter(model_content=new_converter().convert()).num_subgraphs() > 1
             converter = new_converter()
             if conversion.quantize:

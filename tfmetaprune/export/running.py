@@ -8,7 +8,6 @@ import threading
 import warnings
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfmetaprune.errors import ArgumentError, ExportError, TFMetaPruneError
 from tfmetaprune.export.samples import batched, fits, joined
@@ -103,6 +102,8 @@ def _from_stored(array, details):
 
 def load_interpreter(path, num_threads, *, delegates=True):
     """Returns an interpreter of a file, not yet allocated, with or without the default delegates."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
     resolver = OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with muted():
         return Interpreter(str(path), num_threads=num_threads, experimental_op_resolver_type=resolver)

@@ -6,20 +6,17 @@ cross-entropy plus distillation from the network as it was. Gradients reach the 
 threshold moves with them, so that the budget stays.
 """
 
-import functools
-
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.graph import decode_blocks, graph_layout
 from tfmetaprune.layers import get_weight
-from tfmetaprune.pruning.cost import mac_terms
-from tfmetaprune.pruning.importance import GroupL2, normalized_score, unit_importance
+from tfmetaprune.pruning.group_norm import group_norm
+from tfmetaprune.pruning.importance import normalized_score, unit_importance
 from tfmetaprune.pruning.masking import run_masked
+from tfmetaprune.pruning.straight_through import NOISE, ChannelMasks
 
 TEMPERATURE = 2.0  # of the distillation
-SOFTNESS = 0.3  # width of the sigmoid that stands for the hard mask in the backward pass
-NOISE = 0.2  # standard deviation added to the ranking
 
 
 class Objective:
@@ -110,60 +107,11 @@ class PruneAwareObjective(Objective):
     def __init__(self, trace, *, floor=0.1, speedups=(1.5, 8.0), distillation=1.0):
         super().__init__(trace, distillation=distillation)
         self.speedups = speedups
-        channels = trace.channels
-        self.group_of_unit = channels.group_of_unit
-        prunable = np.ones(self.num_units, bool)
-        prunable[list(channels.frozen)] = False
-        self.prunable = prunable
-        groups = [np.flatnonzero((self.group_of_unit == g) & prunable) for g in np.unique(self.group_of_unit)]
-        self.floors = [(units, max(1, int(np.ceil(floor * len(units))))) for units in groups if len(units)]
-        terms = mac_terms(trace)
-
-        self.coefficients = np.array([term.coefficient for term in terms], np.float32) / 1e6
-        num_axes = max(len(term.axes) for term in terms)
-        self.counts = np.zeros((num_axes, len(terms), self.num_units), np.float32)  # positions of the axis, by unit
-        self.fixed = np.ones((num_axes, len(terms), 1), np.float32)  # 1 where a term has no such axis
-        for number, term in enumerate(terms):
-            for axis, units in enumerate(term.axes):
-                self.counts[axis, number] = np.bincount(units, minlength=self.num_units)
-                self.fixed[axis, number] = 0
+        self._masks = ChannelMasks(trace, floor)
 
     def masks(self, ranking: tf.Tensor, speedup: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [num_units] of 0 and 1: the highest ranked units that meet the MACs target.
-
-        Args:
-          ranking: float32 [num_units], higher stays longer; gradients reach it through the result.
-          speedup: scalar; MACs before / MACs after that the mask has to reach, as far as the floors let it.
-        """
-        q = tf.where(self.prunable, ranking, tf.constant(np.inf, tf.float32))
-        kept_anyway = [tf.math.top_k(tf.gather(q, units), count).indices for units, count in self.floors]
-        kept_anyway = tf.concat([tf.gather(units, top) for (units, _), top in zip(self.floors, kept_anyway)], 0)
-        protected = tf.scatter_nd(kept_anyway[:, None], tf.ones(tf.shape(kept_anyway)), [self.num_units]) > 0
-        free = ~protected & self.prunable
-        order = tf.argsort(tf.where(free, tf.stop_gradient(q), np.inf))
-        whole = self.counts.sum(2, keepdims=True) + self.fixed
-        rest = whole - tf.cumsum(tf.gather(self.counts, order, axis=2), axis=2)  # after dropping order[0 .. k]
-        macs = tf.linalg.matvec(tf.reduce_prod(rest, 0), self.coefficients, transpose_a=True)
-        target = float(np.sum(self.coefficients * whole.prod(0)[:, 0])) / speedup
-        num_free = tf.reduce_sum(tf.cast(free, tf.int32))
-        last = tf.minimum(tf.reduce_sum(tf.cast(macs > target, tf.int32)), num_free - 1)  # index of the last to go
-        gone = tf.scatter_nd(order[: last + 1, None], tf.ones([last + 1]), [self.num_units])
-        hard = 1.0 - gone
-        sorted_q = tf.gather(tf.stop_gradient(q), order)
-        threshold = 0.5 * (sorted_q[last] + sorted_q[tf.minimum(last + 1, num_free - 1)])
-        # What a unit costs at the present widths weighs its pull on the threshold.
-        now = tf.unstack(tf.gather(rest, last, axis=2))
-        price = tf.zeros(self.num_units)
-        for axis, counts in enumerate(self.counts):
-            others = [self.coefficients, *now[:axis], *now[axis + 1 :]]
-            price += tf.linalg.matvec(counts, functools.reduce(tf.multiply, others), transpose_a=True)
-        finite_q = tf.where(free, q, threshold)
-        slope = tf.sigmoid((tf.stop_gradient(finite_q) - threshold) / SOFTNESS)
-        pull = tf.cast(free, tf.float32) * slope * (1 - slope) * price
-        pull /= tf.reduce_sum(pull) + 1e-12
-        moved = threshold + tf.reduce_sum(pull * (finite_q - tf.stop_gradient(finite_q)))
-        soft = tf.sigmoid((finite_q - moved) / SOFTNESS)
-        return tf.where(free, tf.stop_gradient(hard - soft) + soft, 1.0)
+        """Returns float32 [num_units] of 0 and 1, see `ChannelMasks`."""
+        return self._masks(ranking, speedup)
 
     def draw_target(self, rng) -> np.float32:
         """Draws a speed-up."""
@@ -173,16 +121,14 @@ class PruneAwareObjective(Objective):
         """See `Objective.decode`; the target is a speed-up."""
         parameters, weights, score = generated
         decoded = decode_blocks(self.layout, parameters, weights, self.trace)
-        base = normalized_score(unit_importance(self.trace, decoded), self.group_of_unit)
+        base = normalized_score(unit_importance(self.trace, decoded), self.trace.channels.group_of_unit)
         return decoded, self.masks(base + self.unit_score(score) + NOISE * noise, target)
 
 
 class PublishedObjective(Objective):
     """The published objective for channels (arXiv 2506.12041): the cross-entropy of the whole network plus a group norm.
 
-    The norm is 1/2 sum_k gamma_k ||w_k||^2 over all units k that can be pruned, w_k being the weights that live and die with k.
-    The factor gamma_k = alpha ** ((max s - s_k) / (max s - min s)), with s_k = ||w_k|| and the extremes of its group, carries no
-    gradient; it is 1 where all s_k of a group are equal. The network runs with its moving statistics, as it does in use.
+    The norm is that of `pruning.group_norm`. The network runs with its moving statistics, as it does in use.
 
     Args:
       trace: any model of the architecture.
@@ -196,8 +142,6 @@ class PublishedObjective(Objective):
     def __init__(self, trace, *, alpha=16.0, regularization=0.1):
         super().__init__(trace, distillation=0.0)
         self.alpha, self.regularization = alpha, regularization
-        self.prunable = np.ones(self.num_units, bool)
-        self.prunable[list(trace.channels.frozen)] = False
 
     def decode(self, generated, target, noise):
         """See `Objective.decode`; nothing is pruned."""
@@ -211,9 +155,4 @@ class PublishedObjective(Objective):
 
     def norm(self, weights):
         """Returns the group norm of weights, (layer path, weight name) -> tensor: a scalar."""
-        group, num_groups = self.trace.channels.group_of_unit, int(np.max(self.trace.channels.group_of_unit, initial=-1)) + 1
-        squares = GroupL2(self.trace, weights).sums()
-        s = tf.sqrt(tf.stop_gradient(squares))
-        most, least = (tf.gather(f(s, group, num_groups), group) for f in (tf.math.unsorted_segment_max, tf.math.unsorted_segment_min))
-        gamma = self.alpha ** tf.math.divide_no_nan(most - s, most - least)
-        return 0.5 * tf.reduce_sum(tf.where(self.prunable, gamma * squares, 0.0))
+        return group_norm(self.trace, weights, alpha=self.alpha)

@@ -93,7 +93,7 @@ def area(speedups, accuracies, unpruned) -> float:
       unpruned: the accuracy at 1x.
 
     Example:
-      >>> area((2.0, 4.0), (0.5, 0.5), 1.0)
+      >>> round(area((2.0, 4.0), (0.5, 0.5), 1.0), 3)
       0.625
     """
     x, y = np.log([1.0, *speedups]), np.array([unpruned, *accuracies], float)
@@ -237,8 +237,8 @@ def summarize(values, judges, names, repairs, budgets, speedups) -> dict:
     Returns:
       A JSON-able dict. Under "results" for each repair and budget: for each way the mean accuracy at each speed-up, the mean
       objective, and but for the pipeline without a metanetwork the paired differences of the objective with their 95 %
-      intervals (Student's t over models), all together and by family. "winner" is the way with the highest mean objective over all
-      repairs' best: for each budget a way counts with the repair that suits it best.
+      intervals (Student's t over models), all together and by family. "scores" are the mean objectives over the budgets, each with
+      the repair that suits the way best; the highest is the "winner".
     """
     families = sorted({judge.family for judge in judges})
     results, objectives = [], {}

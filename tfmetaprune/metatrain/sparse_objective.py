@@ -8,8 +8,9 @@ import numpy as np
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import decode_blocks
-from tfmetaprune.metatrain.objective import NOISE, SOFTNESS, Objective
+from tfmetaprune.metatrain.objective import Objective
 from tfmetaprune.pruning.sparse import FLOOR, find_kernels, kernel_units, sparse_method
+from tfmetaprune.pruning.straight_through import NOISE, SOFTNESS
 
 _TINY = 1e-12
 

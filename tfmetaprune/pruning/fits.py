@@ -135,13 +135,13 @@ class KernelFit:
 
         def read_target(*arguments):
             rows = one.apply(*arguments)
-            targets.append(one.pick(rows, self._positions(sides, count, rows.shape[1])))
+            targets.append(one.pick(rows, self._positions(sides, count, rows.shape[1])).numpy())
 
         def read_design(*arguments):
             rows = one.apply(*arguments)
             positions = self._positions(sides, count, rows.shape[1])
-            made.append(one.pick(rows, positions))
-            designs.append(one.design(*arguments, positions))
+            made.append(one.pick(rows, positions).numpy())
+            designs.append(one.design(*arguments, positions).numpy())
 
         with watching(one.watched, read_target):
             sides.run_old(count)

@@ -88,7 +88,7 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[
     for batch in dataset:
         inputs = model_inputs(trace.model, batch)
         if not batches:
-            size = _bytes_per_sample(trace, [value[:1] for value in inputs])
+            size = bytes_per_sample(trace, [value[:1] for value in inputs])
             num_samples = min(num_samples, max(1, memory_bytes // size))
             chunk = max(1, CHUNK_BYTES // size) if chunk is None else chunk
         batches.append([value[: num_samples - count] for value in inputs])
@@ -101,7 +101,7 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[
     return [[value[begin : begin + chunk] for begin in range(0, count, chunk)] for value in whole]
 
 
-def _bytes_per_sample(trace, inputs) -> int:
+def bytes_per_sample(trace, inputs) -> int:
     """What the activations that are needed at once take, of both networks; measured on one input."""
     sizes = {tensor: _bytes(value) for tensor, value in zip(trace.inputs, inputs)}
 

@@ -104,8 +104,8 @@ class LinearMap:
         with substitute(layer, tensors), _attribute(_owner(layer, self.kernel), "activation", tf.identity):
             return self.rows(call(*args, **kwargs))
 
-    def design(self, call, args, kwargs, positions) -> np.ndarray:
-        """Returns the design at some positions: float [batch * positions, live groups, n].
+    def design(self, call, args, kwargs, positions) -> tf.Tensor:
+        """Returns the design at some positions: [batch * positions, live groups, n].
 
         Args:
           call: as for `apply`.
@@ -119,13 +119,13 @@ class LinearMap:
             values = np.zeros((self.num_columns, self.groups, self.slots), np.float32)
             values[chosen, :, np.arange(len(chosen))] = 1
             blocks.append(self.pick(self.apply(call, args, kwargs, values), positions)[..., : len(chosen)])
-        return np.concatenate(blocks, -1)
+        return tf.concat(blocks, -1)
 
-    def pick(self, rows, positions) -> np.ndarray:
+    def pick(self, rows, positions) -> tf.Tensor:
         """Returns what `apply` returned, at some positions and of the live groups alone: [batch * positions, groups, slots]."""
         rows = rows if positions is None else tf.gather(rows, positions, batch_dims=1)
         rows = rows if len(self.live_groups) == self.groups else tf.gather(rows, self.live_groups, axis=2)
-        return tf.reshape(rows, [-1, *rows.shape[2:]]).numpy()
+        return tf.reshape(rows, [-1, *rows.shape[2:]])
 
     def _cast(self, name, value):
         layer = self.channels.call.layer

@@ -1,7 +1,6 @@
 """The picture of an `Analysis`: each statistic by layer, before and after."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 _BEFORE, _AFTER = "#555555", "#d55e00"
 _HISTOGRAMS = {"saliency": "Saliency of a channel / mean of its layer", "bn_scale": "|gamma| of BatchNormalization"}
@@ -15,6 +14,8 @@ def plot_analysis(path, analysis, statistics):
       analysis: an `analysis.Analysis`.
       statistics: name -> what it is.
     """
+    from matplotlib.figure import Figure
+
     shown = [name for name in statistics if analysis.mean(name) is not None]
     histograms = [key for key in _HISTOGRAMS if any(key in layer.values for layer in analysis.layers)]
     columns = 3

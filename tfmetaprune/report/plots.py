@@ -1,7 +1,5 @@
 """Plots, written as PNG files without touching matplotlib's global state."""
 
-from matplotlib.figure import Figure
-
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people, too (Okabe and Ito)
 _MARKERS = ("o", "s", "^", "D")
 _GREY = "#555555"
@@ -18,6 +16,8 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
       title: above the plot.
       chance: accuracy of guessing, drawn as a dotted line.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, (label, curve) in enumerate(curves.items()):

@@ -1,9 +1,22 @@
 """Progress bars on stderr; silent where nobody watches (no terminal)."""
 
 import contextlib
+import contextvars
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+_silent = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def no_progress():
+    """Keeps the bars of this module from being shown while the body runs."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 @contextlib.contextmanager
@@ -26,7 +39,7 @@ def progress_bar(description, total=None):
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
     if total is not None:
         columns.insert(3, MofNCompleteColumn())
-    watched = console.is_terminal or console.is_jupyter
+    watched = (console.is_terminal or console.is_jupyter) and not _silent.get()
     with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
         task = progress.add_task(description, total=total)
         yield lambda *_, **__: progress.advance(task)
@@ -42,7 +55,7 @@ def stage_progress():
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     tasks = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal or _silent.get()) as bars:
 
         def progress(stage, done, total):
             if stage not in tasks:

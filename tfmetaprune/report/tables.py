@@ -74,6 +74,80 @@ def operators_table(model) -> Table:
     return table
 
 
+def summaries_table(title, rows) -> Table:
+    """Makes the table that sets models side by side, one column a model, each compared with the first.
+
+    Args:
+      title: above the table.
+      rows: for each model the dict of a `comparison.ModelSummary`, with "size_bytes" and "gzip_size_bytes" of its file. Layers
+        that are equally wide in all models are left out.
+
+    Example:
+      >>> sizes = {"macs": 800, "parameters": 80, "nonzero_parameters": 80, "size_bytes": 9, "gzip_size_bytes": 8}
+      >>> one = {"name": "one", "widths": {"conv": 8, "last": 3}, "loss": None, "accuracy": 0.981, **sizes}
+      >>> table = summaries_table("2 models", [one, {**one, "name": "two", "macs": 200, "widths": {"conv": 4, "last": 3}}])
+      >>> [[*column.cells][0] for column in table.columns], [[*column.cells][-1] for column in table.columns]
+      (['MACs', '800', '200 (4x less)'], ['width of conv', '8', '4'])
+    """
+    counts = {
+        "MACs": "macs", "parameters": "parameters", "not zero": "nonzero_parameters", "bytes of the file": "size_bytes",
+        "after gzip": "gzip_size_bytes",
+    }  # fmt: skip
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        table.add_column(row["name"], justify="right", overflow="fold")
+    for label, key in counts.items():
+        table.add_row(label, *(_compared(row[key], rows[0][key]) for row in rows))
+    for key, form in (("loss", "{:.3g}"), ("accuracy", "{:.1%}")):
+        if any(row[key] is not None for row in rows):
+            table.add_row(key, *(_MISSING if row[key] is None else form.format(row[key]) for row in rows))
+    table.add_section()
+    for layer in dict.fromkeys(layer for row in rows for layer in row["widths"]):
+        widths = [str(row["widths"].get(layer, _MISSING)) for row in rows]
+        if len(set(widths)) > 1:
+            table.add_row(f"width of {layer}", *widths)
+    return table
+
+
+def _compared(count, first) -> str:
+    ratio = first / count if count else 1
+    change = "" if 0.995 < ratio < 1.005 else f" ({ratio:.3g}x less)" if ratio > 1 else f" ({1 / ratio:.3g}x more)"
+    return format_count(count) + change
+
+
+def means_table(analysis, statistics) -> Table:
+    """Makes the table of what differs between two models, in the mean over the layers.
+
+    Args:
+      analysis: an `analysis.Analysis`.
+      statistics: name -> what it is.
+    """
+    table = Table(title="Mean over the layers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, side in (("Statistic", "left"), ("Before", "right"), ("After", "right"), ("What it is", "left")):
+        table.add_column(header, justify=side, overflow="fold")
+    for name, meaning in statistics.items():
+        pair = analysis.mean(name)
+        if pair is not None:
+            table.add_row(name.replace("_", " "), *(f"{value:.3g}" for value in pair), meaning)
+    return table
+
+
+def facts_table(title, facts) -> Table:
+    """Makes a table of names and values; lists are joined by commas.
+
+    Args:
+      title: above the table.
+      facts: name -> value.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return table
+
+
 def groups_table(inspection) -> Table:
     """Makes the table of a model's channel groups.
 

@@ -1,0 +1,112 @@
+"""A search for the channels to keep: their scores are learnt through the repair, on inputs without labels.
+
+What a choice of channels is worth shows after the repair: a channel that the others can stand in for costs nothing. So each step
+draws a speed-up, silences the channels that rank lowest, fits what remains by least squares on some inputs, and compares the outputs
+with the original's on others. The gradient of the difference goes back through the fits (the solution of a linear system can be
+differentiated) and through the masks to the scores. A channel that is silent then pulls by as much of it as the others cannot make.
+"""
+
+import numpy as np
+
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.errors import DataError
+from tfmetaprune.pruning.least_squares import MEMORY_BYTES, bytes_per_sample, fit_least_squares
+from tfmetaprune.pruning.masking import run_masked
+from tfmetaprune.pruning.plan import make_plan
+from tfmetaprune.pruning.repair import model_inputs
+from tfmetaprune.pruning.straight_through import ChannelMasks
+from tfmetaprune.pruning.traced_fit import TracedFit
+from tfmetaprune.trace import ModelTrace
+
+NUM_SAMPLES = 1024  # inputs that are read
+FITTED, COMPARED = 192, 256  # at most so many of them in each step: to fit on, and to compare outputs on
+LEARNING_RATE = 0.03  # of Adam, in units of the scores: 1/2 log importance
+NOISE = 0.3  # standard deviation added to the scores in each step
+REACH = (0.4, 1.25)  # the speed-ups that are drawn, as powers of the one asked for
+_PASSES = 12  # copies of the activations that a step holds, by the memory that was measured
+_TRIED = 64  # inputs to find out on which layers can be fitted
+_LEAST = 1e-3  # a relative error that is not worth getting below
+
+
+def search_scores(
+    trace: ModelTrace, start, dataset, *, speedup: float, steps: int, memory_bytes: int = MEMORY_BYTES, seed: int = 0, progress=None
+) -> np.ndarray:  # fmt: skip
+    """Learns how much better or worse than thought it is to keep each unit.
+
+    Args:
+      trace: the traced model; it is not modified.
+      start: float [num_units], the scores to start from (logarithmic, low ones go first): a criterion's, a metanetwork's added.
+      dataset: batches of inputs, or of (inputs, labels, ...); labels are not used. Up to 1,024 inputs are read.
+      speedup: the MACs ratio that will be asked for, above 1; smaller and somewhat larger ones are trained for as well.
+      steps: number of steps; about a hundred are worth it.
+      memory_bytes: of activations held at once; fewer inputs are used in a step where they need more.
+      seed: of everything random.
+      progress: called after each step.
+
+    Returns:
+      float32 [num_units], to be added to `start`.
+
+    Raises:
+      ArgumentError: `start` is not finite.
+      DataError: there are no data, or they do not fit the model.
+      NothingToPruneError: no channel can go, or the speed-up is out of reach.
+    """
+    inputs = _read(trace, dataset)
+    plan = make_plan(trace, start, speedup=speedup, step=1.0)
+    fitted = fit_least_squares(trace, plan.keep, dataset, num_samples=_TRIED, seed=seed)  # which layers can be fitted
+    step = _Step(trace, TracedFit(trace, only=fitted.solved))
+    count = int(inputs[0].shape[0])
+    most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[:1] for value in inputs])))
+    num_fitted = min(FITTED, max(1, count // 2), max(1, most // 2))
+    num_compared = min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
+    rng = np.random.default_rng(seed)
+    scores = tf.Variable(np.asarray(start, np.float32))
+    optimizer = keras.optimizers.Adam(LEARNING_RATE, beta_2=0.99, jit_compile=False)
+    for _ in range(steps):
+        order = rng.permutation(count)
+        chosen = order[:num_fitted], order[-num_compared:]
+        batches = [[tf.gather(value, indices) for value in inputs] for indices in chosen]
+        target = np.float32(speedup ** rng.uniform(*REACH))
+        noise = NOISE * rng.standard_normal(scores.shape[0]).astype(np.float32)
+        optimizer.apply_gradients([(step.gradient(scores + noise, target, *batches), scores)])
+        if progress is not None:
+            progress()
+    return scores.numpy() - np.asarray(start, np.float32)
+
+
+def _read(trace, dataset) -> list[tf.Tensor]:
+    batches, count = [], 0
+    for batch in dataset:
+        inputs = model_inputs(trace.model, batch)
+        batches.append([value[: NUM_SAMPLES - count] for value in inputs])
+        count += int(batches[-1][0].shape[0])
+        if count >= NUM_SAMPLES:
+            break
+    if not count:
+        raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
+    return [tf.concat(parts, 0) for parts in zip(*batches)]
+
+
+class _Step:
+    """The gradient of one step, compiled once."""
+
+    def __init__(self, trace, fit):
+        self._trace, self._fit, self._masks = trace, fit, ChannelMasks(trace)
+        self.gradient = tf.function(self._gradient, autograph=False)
+
+    def _gradient(self, scores, speedup, fitted, compared):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(scores)
+            loss = self._loss(self._masks(scores, speedup), fitted, compared)
+        return tf.convert_to_tensor(tape.gradient(loss, scores))
+
+    def _loss(self, mask, fitted, compared):
+        """The log of the mean squared error of the outputs, each relative to its variance."""
+        weights = self._fit(mask, fitted, {})
+        made, wanted = run_masked(self._trace, mask, compared, weights=weights), run_masked(self._trace, None, compared)
+        errors = []
+        for one, other in zip(made, wanted, strict=True):
+            one, other = tf.cast(one, tf.float32), tf.stop_gradient(tf.cast(other, tf.float32))
+            spread = tf.reduce_mean(tf.square(other - tf.reduce_mean(other, 0)))
+            errors.append(tf.math.divide_no_nan(tf.reduce_mean(tf.square(one - other)), spread))
+        return tf.math.log(tf.add_n(errors) / len(errors) + _LEAST)
