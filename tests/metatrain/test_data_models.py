@@ -58,20 +58,20 @@ def test_unfit_families_and_missing_models_are_refused(tmp_path):
 
 def test_a_zoo_is_read_back_and_completed(series, tmp_path):
     wanted = {"families": ["mlp", "series_cnn"], "data": ["ucr/waves"], "variants": (0, 2), "steps": 25}
-    made = make_data_models(tmp_path, seeds=range(2), **wanted)
-    assert made == list_data_models(tmp_path) and len(made) == 4
-    assert made[1] == DataModelFile("mlp", 2, "ucr/waves", 1)
+    made = make_data_models(tmp_path, seeds=range(3), **wanted)
+    assert made == list_data_models(tmp_path) and len(made) == 6
+    assert made[2] == DataModelFile("mlp", 2, "ucr/waves", 1)
     first = (tmp_path / made[0].file_name).read_bytes()
     seen = []
-    make_data_models(tmp_path, seeds=range(3), **wanted, progress=lambda file, done, total: seen.append((file.seed, done, total)))
-    assert [done for _, done, total in seen] == [1, 2, 3, 4, 5, 6] and {total for *_, total in seen} == {6}
+    make_data_models(tmp_path, seeds=range(4), **wanted, progress=lambda file, done, total: seen.append((file.seed, done, total)))
+    assert [done for _, done, total in seen] == list(range(1, 9)) and {total for *_, total in seen} == {8}
     assert (tmp_path / made[0].file_name).read_bytes() == first
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(log) == 6 and all(line["test"] > 0.9 for line in log)
+    assert len(log) == 8 and all(line["test"] > 0.9 for line in log)
     some = list_data_models(tmp_path, families=["mlp"], data=["ucr/waves"])
-    assert len(some) == 3 and {file.family for file in some} == {"mlp"}
+    assert len(some) == 4 and {file.family for file in some} == {"mlp"}
 
-    alone = make_data_models(tmp_path / "alone", seeds=[2], **wanted)  # here the third seed is trained first
+    alone = make_data_models(tmp_path / "alone", seeds=[2], **wanted)  # here no other seed comes before it
     for file in alone:
         for got, want in zip(file.load(tmp_path / "alone").get_weights(), file.load(tmp_path).get_weights(), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
