@@ -28,7 +28,7 @@ def make(
     seeds: Annotated[int, typer.Option(help="Data models of each family and data set.", min=0)] = 8,
     held_out: Annotated[int, typer.Option(help="The same, never to be trained on: seeds from 1000 on.", min=0)] = 2,
     variants: Annotated[int, typer.Option(help="Widths and depths of each family that the seeds take turns at.", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="Training steps of each.", min=1)] = 250,
+    steps: Annotated[int, typer.Option(help="Training steps of each.", min=1)] = 400,
     is_quiet: Quiet = False,
 ):
     """Trains a data model for each family, data set and seed; those that are there stay, so that it can be broken off."""

@@ -19,7 +19,7 @@ from tfmetaprune.metatrain.families import FAMILIES, build_model, families_for
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
 
 BATCH_SIZE = 64
-STEPS = 250  # 26 epochs of digits
+STEPS = 400  # 43 epochs of digits
 VARIANTS = (0, 1, 2, 3)
 _WARMUP = 0.05  # share of the steps
 _LEARNING_RATE = 3e-3
