@@ -14,6 +14,7 @@ COMMANDS = (
     "zoo",
     "meta_train",
     "select",
+    "report",
     "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 

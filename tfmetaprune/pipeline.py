@@ -37,6 +37,8 @@ from tfmetaprune.pruning import (
     replace_weights,
 )
 from tfmetaprune.pruning.sparse import SparsePlan, SparseSteps, sparse_method
+from tfmetaprune.record import record_network
+from tfmetaprune.report.folder import atomic_folder, write_result
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import trace_model
 
@@ -54,12 +56,26 @@ class PruneResult:
       report: what happened, a dict that `json.dumps` accepts: MACs, parameters, loss and accuracy after each step,
         the width of every group, what had to stay and why.
       history: metric name -> values per epoch of the fine-tuning, or what a callable `finetune` returned; None without.
+      network: what the HTML report draws: every layer, channel and histogram, see `record.record_network`.
     """
 
     model: Any
     plan: PruningPlan | SparsePlan
     report: dict
     history: Any
+    network: dict | None = None
+
+    def save(self, folder):
+        """Writes model.keras, plan.json, report.json and network.json, from which `tfmetaprune report FOLDER` makes a page.
+
+        Args:
+          folder: where to; made if it does not exist.
+
+        Raises:
+          ArgumentError: the folder cannot be written.
+        """
+        with atomic_folder(folder) as temporary:
+            write_result(temporary, self)
 
 
 def prune(
@@ -123,7 +139,7 @@ def prune(
       prepare_epochs: passes over `train_data` for it, 10 if None.
       search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
         scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
-        hundred steps are worth it (docs/search.md); each costs about as much as ten steps of training. Needs `train_data`, and a
+        hundred steps are worth it (docs/quality.md); each costs about as much as ten steps of training. Needs `train_data`, and a
         repair by least squares.
 
     Returns:
@@ -253,7 +269,10 @@ def prune(
         "frozen": frozen_units(trace),
         "unknown_layers": unknown_layers(trace),
     }
-    return PruneResult(result, zeros.plan if plan is None else plan, report, history)
+    network = record_network(
+        trace, small, keep=None if plan is None else plan.keep, weights=rewritten.weights, zeros=sparse is not None
+    )
+    return PruneResult(result, zeros.plan if plan is None else plan, report, history, network)
 
 
 def encode(model):

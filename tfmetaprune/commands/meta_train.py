@@ -1,5 +1,6 @@
 """`tfmetaprune meta-train`."""
 
+import os
 import pathlib
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from tfmetaprune.commands.app import app, examples
 from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
+from tfmetaprune.errors import ArgumentError
 
 
 @app.command(
@@ -52,6 +54,7 @@ def meta_train(
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones; or on a zoo."""
     weight = {} if regularization is None else {"regularization": regularization}
     with results(as_json, is_quiet) as done:
+        _check(objective, regularization, strategy)
         if zoo is not None:
             with quiet():
                 from tfmetaprune.metanet import MetaNetConfig
@@ -91,3 +94,15 @@ def meta_train(
         if "measured" in card:
             done.show(curve_table(card["measured"]))
         done.show(f"Written to {out}: the metanetwork and its card")
+
+
+def _check(objective, regularization, strategy):
+    if regularization is not None and not objective.startswith("published"):
+        raise ArgumentError(
+            f"meta-train: expected a published objective with --regularization, got {objective!r}. Leave one of them out."
+        )
+    if strategy == "multi-worker" and "TF_CONFIG" not in os.environ:
+        raise ArgumentError(
+            "meta-train: expected the environment variable TF_CONFIG for --strategy multi-worker, got none. Set it to the cluster "
+            "and this worker's task, see the README."
+        )

@@ -1,6 +1,5 @@
 """`tfmetaprune prune`."""
 
-import json
 import pathlib
 from typing import Annotated
 
@@ -97,7 +96,7 @@ def prune(
         keras_model = load_model(model)
         with quiet():
             from tfmetaprune import pipeline
-            from tfmetaprune.report.folder import atomic_folder
+            from tfmetaprune.report.folder import atomic_folder, write_result
         with atomic_folder(out) as folder:
             splits = None if data is None else load_data(data, data_dir, seed)
             result = pipeline.prune(
@@ -108,10 +107,7 @@ def prune(
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
                 prepare=prepare, prepare_epochs=prepare_epochs, search_steps=search_steps,
             )  # fmt: skip
-            result.model.save(folder / "model.keras")
-            (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
-            report = {**result.report, "model": str(model.absolute()), "data": data, "history": result.history}
-            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            report = write_result(folder, result, model=str(model.absolute()), data=data)
         done.write(report)
         done.show(*_lines(report, model.name), f"Model, plan and report are in {out}")
 

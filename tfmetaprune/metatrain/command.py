@@ -22,7 +22,7 @@ PACKAGES = ("tensorflow", "tf_keras", "tensorflow-gnn", "tensorflow-datasets", "
 
 
 def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12, num_held_out=5, epochs=60, batches_per_step=1,
-               models_per_step=1, strategy="none", resume=False, progress=None):  # fmt: skip
+               models_per_step=1, regularization=1e-3, strategy="none", resume=False, progress=None):  # fmt: skip
     """Trains a metanetwork on digits and measures it on networks it has never seen.
 
     Args:
@@ -37,6 +37,7 @@ def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12
       epochs: of each data model.
       batches_per_step: batches that each data model of a step is run on.
       models_per_step: data models that the loss of a step is the mean of, spread over the replicas.
+      regularization: weight of the norm of the published objectives.
       strategy: name of the distribution strategy, see `make_strategy`.
       resume: go on where an earlier run in `out` stopped.
       progress: called as `progress(stage, done, total)`.
@@ -45,8 +46,9 @@ def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12
       The card, a JSON-able dict; None on workers other than the chief, which trains the data models, judges and writes.
     """
     settings = MetaTraining(
-        steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step
-    )
+        steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step,
+        regularization=regularization,
+    )  # fmt: skip
     strategy = make_strategy(strategy)  # before anything else: workers have to meet before TensorFlow runs operations
     chief = is_chief(strategy)
     out = pathlib.Path(out)
@@ -86,7 +88,7 @@ def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12
     name = "digits" if objective == "structured" else f"digits_{objective.replace(':', '_of_')}"
     card = {
         "command": f"tfmetaprune meta-train --objective {objective} --steps {steps} --seed {seed} --num-models {num_models} "
-        f"--batches-per-step {batches_per_step} --models-per-step {models_per_step} --out DIR",
+        f"--batches-per-step {batches_per_step} --models-per-step {models_per_step} --regularization {regularization} --out DIR",
         "data": {"name": "digits", "examples": splits.num_examples},
         "data_models": {
             "architecture": f"residual_cnn, widths {'/'.join(map(str, WIDTHS))}", "epochs": epochs,
