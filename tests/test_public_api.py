@@ -32,7 +32,7 @@ ALLOWED = {
     "export": _TRACE | {"pruning", "interop", "data", "finetuning"},
     "data": _BASE,
     "report": {"_keras", "errors"},
-    "metatrain": _ENGINE | {"__init__"},
+    "metatrain": _ENGINE | {"__init__", "finetuning"},
     "finetuning": _BASE | {"data", "interop", "report"},
     "preparation": _TRACE | {"pruning", "finetuning"},
     "latency_target": _BASE | {"pruning", "export"},

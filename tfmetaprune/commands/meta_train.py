@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, Seed, quiet, results
+from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
 from tfmetaprune.errors import ArgumentError
 
 
@@ -18,6 +18,7 @@ from tfmetaprune.errors import ArgumentError
         "tfmetaprune meta-train --objective sparse --steps 500 --num-models 4 --out runs/sparse",
         "tfmetaprune meta-train --objective published --regularization 0.1 --out runs/published",
         "tfmetaprune meta-train --out runs/digits --resume",
+        "tfmetaprune meta-train --zoo runs/zoo --out runs/universal --families plain_cnn,residual_cnn,mlp --steps 6000",
     ),
 )
 def meta_train(
@@ -35,27 +36,64 @@ def meta_train(
     ] = None,
     strategy: Annotated[str, typer.Option(help="none, mirrored, or multi-worker (by TF_CONFIG).")] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    zoo: Annotated[pathlib.Path | None, typer.Option(help="Train on this zoo of `zoo make`; what follows is for it.")] = None,
+    families: Annotated[str | None, typer.Option(help="Families to train on, with commas.", show_default="all")] = None,
+    data: Annotated[str | None, typer.Option(help="Data sets to train on, with commas.", show_default="all")] = None,
+    validation_families: Annotated[str | None, typer.Option(help="Families to validate on.", show_default="the same")] = None,
+    validation_data: Annotated[str | None, typer.Option(help="Data sets to validate on.", show_default="the same")] = None,
+    num_validation: Annotated[int, typer.Option(help="Models to validate on; 0: train to the end.", min=0)] = 6,
+    validation_repair: Annotated[str, typer.Option(help="bn or least_squares.")] = "bn",
+    validate_every: Annotated[int, typer.Option(help="Steps between two validations.", min=1)] = 200,
+    patience: Annotated[int, typer.Option(help="Validations without gain that end it; 0: none do.", min=0)] = 5,
+    name: Annotated[str, typer.Option(help="Name of the metanetwork.")] = "universal",
+    hidden: Annotated[int, typer.Option(help="Width of the metanetwork.", min=2)] = 16,
+    layers: Annotated[int, typer.Option(help="Message passing layers of the metanetwork.", min=1)] = 3,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ):
-    """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones."""
+    """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones; or on a zoo."""
+    weight = {} if regularization is None else {"regularization": regularization}
     with results(as_json, is_quiet) as done:
         _check(objective, regularization, strategy)
-        with quiet():
-            from tfmetaprune.metatrain import command
-            from tfmetaprune.report.progress import stage_progress
-            from tfmetaprune.report.tables import curve_table
-        weight = {} if regularization is None else {"regularization": regularization}
-        with stage_progress() as progress:
-            card = command.meta_train(
-                out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
-                models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress, **weight,
+        if zoo is not None:
+            with quiet():
+                from tfmetaprune.metanet import MetaNetConfig
+                from tfmetaprune.metatrain.mixed import meta_train_on_zoo
+                from tfmetaprune.metatrain.trainer import MetaTraining
+                from tfmetaprune.report.progress import stage_progress
+            settings = MetaTraining(
+                steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step,
+                validate_every=validate_every, patience=patience, **weight,
             )  # fmt: skip
+            with stage_progress() as progress:
+                card = meta_train_on_zoo(
+                    out, zoo, name=name, families=names(families), data=names(data), num_validation=num_validation,
+                    validation_families=names(validation_families), validation_data=names(validation_data),
+                    validation_repair=validation_repair, settings=settings, strategy=strategy, resume=resume,
+                    config=MetaNetConfig(hidden=hidden, num_layers=layers), progress=progress,
+                )  # fmt: skip
+        else:
+            with quiet():
+                from tfmetaprune.metatrain import command
+                from tfmetaprune.report.progress import stage_progress
+                from tfmetaprune.report.tables import curve_table
+            with stage_progress() as progress:
+                card = command.meta_train(
+                    out, objective=objective, steps=steps, seed=seed, num_models=num_models, batches_per_step=batches_per_step,
+                    models_per_step=models_per_step, strategy=strategy, resume=resume, progress=progress, **weight,
+                )  # fmt: skip
         done.write(card)
         if card is None:
             done.show("This worker is done; the chief has written the results.")
-        else:
-            done.show(curve_table(card["measured"]), f"Written to {out}: the metanetwork and its card")
+            return
+        if "validation" in card:
+            found = card["validation"]
+            done.show(
+                f"Objective {found['objective']:.1%} after {found['step']} steps, {found['without']:.1%} without a metanetwork."
+            )
+        if "measured" in card:
+            done.show(curve_table(card["measured"]))
+        done.show(f"Written to {out}: the metanetwork and its card")
 
 
 def _check(objective, regularization, strategy):

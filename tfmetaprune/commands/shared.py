@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tfmetaprune.errors import UnsupportedModelError
+from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 
 Model = Annotated[pathlib.Path, typer.Argument(help="A saved model of Keras 3 or Keras 2 (tf_keras).", metavar="MODEL.keras")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)]
@@ -79,6 +79,21 @@ def existing(path, what):
     if not path.exists():
         raise UnsupportedModelError(f"Model file '{path}': expected {what}, found no such file. Check the path.")
     return path
+
+
+def names(text, kind=str) -> list | None:
+    """Reads what was given with commas between; None for None.
+
+    Example:
+      >>> names("digits, mnist_5k/14"), names("0,15", int), names(None)
+      (['digits', 'mnist_5k/14'], [0, 15], None)
+    """
+    if text is None:
+        return None
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ArgumentError(f"Options: expected {kind.__name__} values with commas, got {text!r}. Give 1,2,3, say.") from error
 
 
 def load_model(path):

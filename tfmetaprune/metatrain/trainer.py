@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -15,11 +16,14 @@ from tfmetaprune.errors import ArgumentError, MetaNetworkError
 from tfmetaprune.graph import channel_statistics, encode_graph, graph_layout
 from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATISTICS, WEIGHT
 from tfmetaprune.metanet import MetaNetwork
+from tfmetaprune.metatrain.data_models import augmented
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
+from tfmetaprune.metatrain.keeping import BestKeeper
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
 from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
+from tfmetaprune.report.board import ScalarBoard
 from tfmetaprune.trace import trace_model
 
 # name -> the objectives for a trace and a `MetaTraining`; a step takes any of them
@@ -71,6 +75,8 @@ class MetaTraining:
       milestones: steps after each of which the learning rate falls to a tenth; none for a cosine to zero after the warm-up.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
+      validate_every: steps between two validations, for a trainer that has something to validate by.
+      patience: after how many validations in a row without a better one training ends; 0 for never.
 
     Raises:
       ArgumentError: a count is no positive integer, the distillation or regularization is negative, the objective is unknown or has no
@@ -93,12 +99,17 @@ class MetaTraining:
     milestones: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 100
+    validate_every: int = 200
+    patience: int = 5
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "batches_per_step", "models_per_step", "checkpoint_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"MetaTraining: expected {name} to be an integer >= 1, got {value!r}. Use 1 or more.")
+        counts = ("steps", "batch_size", "batches_per_step", "models_per_step", "checkpoint_every", "validate_every", "patience")
+        for name in counts:
+            value, least = getattr(self, name), 0 if name == "patience" else 1
+            if not isinstance(value, int) or value < least:
+                raise ArgumentError(
+                    f"MetaTraining: expected {name} to be an integer >= {least}, got {value!r}. Use {least} or more."
+                )
         if self.objective not in OBJECTIVES:
             raise ArgumentError(
                 f"MetaTraining: expected objective to be one of {', '.join(OBJECTIVES)}, got {self.objective!r}. "
@@ -119,11 +130,12 @@ class MetaTraining:
 
 class DataModel(NamedTuple):
     """A trained network to learn from: its architecture's `MetaGradient` for each objective, its graph as raw tensors, its own
-    weights."""
+    weights, the examples it is run on."""
 
     gradients: list[MetaGradient]
     graph: Mapping
     original: Mapping
+    examples: tuple[np.ndarray, np.ndarray]
 
 
 class Item(NamedTuple):
@@ -147,15 +159,6 @@ def graph_arrays(trace, dataset, *, seed=0) -> dict:
     }  # fmt: skip
 
 
-def _shifted(images, rng, noise=0.05):
-    """Shifts every image by -1, 0 or 1 pixel in each direction (zero filled) and adds noise; float32."""
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows, columns = rng.integers(0, 3, (2, len(images)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:3], (1, 2))
-    moved = np.moveaxis(windows[np.arange(len(images)), rows, columns], 1, -1)
-    return (moved + rng.normal(0, noise, moved.shape)).astype(np.float32)
-
-
 def _learning_rate(settings):
     """Returns the Keras schedule of a `MetaTraining`."""
     schedules, rate = keras.optimizers.schedules, settings.learning_rate
@@ -172,24 +175,39 @@ class MetaTrainer:
     Args:
       metanet: the `MetaNetwork`, made under the strategy's scope; trained in place.
       models: trained data models, logits out, one input; the same ones on every worker.
-      dataset: batched dataset of (images, labels) that the data models were trained on.
+      dataset: batched dataset of (images or series, labels) that the data models were trained on; a list with one for each of them
+        where they differ.
       settings: `MetaTraining`.
       folder: where the checkpoints and `log.jsonl` go; all workers have to see the same one to resume.
       strategy: the `tf.distribute.Strategy` to train under; None for the current one.
+      validate: a callable(metanet) -> what is to be as high as possible; it is called before the first step, every
+        `settings.validate_every` steps and after the last one, and the best metanetwork is what training ends with. None
+        to end with the last.
 
     Raises:
-      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy.
+      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets not the models.
     """
 
-    def __init__(self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None):
+    def __init__(
+        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None
+    ):  # fmt: skip
         self.metanet, self.settings = metanet, settings
         self.strategy = strategy or tf.distribute.get_strategy()
         variables = metanet.trainable_variables
         check_distribution(self.strategy, variables, settings.models_per_step)
         self.folder = pathlib.Path(folder)
-        self.images, self.labels = dataset_arrays(dataset)
+        models, datasets = list(models), dataset if isinstance(dataset, (list, tuple)) else [dataset] * len(models)
+        if len(models) != len(datasets):
+            raise ArgumentError(
+                f"MetaTrainer: expected a dataset for each of the {len(models)} models, got {len(datasets)}. Give one for each, or "
+                f"a single one for all."
+            )
+        examples = {id(each): dataset_arrays(each) for each in {id(each): each for each in datasets}.values()}
         compiled = {}
-        self.data_models = [self._data_model(trace_model(model), dataset, compiled) for model in models]
+        self.data_models = [
+            self._data_model(trace_model(model), each, examples[id(each)], compiled)
+            for model, each in zip(models, datasets)
+        ]
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
                 _learning_rate(settings), weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
@@ -197,36 +215,40 @@ class MetaTrainer:
             self.optimizer.build(variables)
         self._update = joint_update(self.strategy, self.optimizer, variables)
         self.step = tf.Variable(0, dtype=tf.int64)
-        checkpoint = tf.train.Checkpoint(metanet=metanet, optimizer=self.optimizer, step=self.step)
+        self.best = None if validate is None else BestKeeper(metanet, validate, self.folder / "best", self.strategy)
+        kept = {} if self.best is None else {"best": self.best.state}
+        checkpoint = tf.train.Checkpoint(metanet=metanet, optimizer=self.optimizer, step=self.step, **kept)
         self.checkpoints = tf.train.CheckpointManager(checkpoint, self.folder / "checkpoints", max_to_keep=2)
 
-    def _data_model(self, trace, dataset, compiled):
+    def _data_model(self, trace, dataset, examples, compiled):
         """Prepares one data model; `compiled` holds what is compiled of every architecture seen so far."""
         calls = [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
         layout = graph_layout(trace)
         parts = {(trace.calls[p.call].path, p.weight) for p in (*layout.columns, *layout.blocks)}
         alone = len(parts) < len(trace.model.weights)  # it has weights that no graph brings along
-        key = json.dumps([calls, len(compiled) if alone else None])
+        shapes = [tuple(tensor.shape) for tensor in trace.model.inputs]
+        key = json.dumps([calls, shapes, len(compiled) if alone else None])
         if key not in compiled:
             objectives = OBJECTIVES[self.settings.objective](trace, self.settings)
             compiled[key] = {id(objective): MetaGradient(self.metanet, objective) for objective in objectives}, objectives
         gradients, objectives = compiled[key]
         gradients = [gradients[id(objective)] for objective in objectives]
         original = objectives[0].weights_of(trace) if objectives[0].distillation else {}
-        return DataModel(gradients, graph_arrays(trace, dataset), original)
+        return DataModel(gradients, graph_arrays(trace, dataset), original, examples)
 
     def _draw(self, step, item) -> Item:
         """Draws what an item of a step consists of, from (seed, step, item) alone; its batches are made when asked for."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step, item])
         data_model = self.data_models[rng.integers(len(self.data_models))]
-        num_images, size = len(self.images), settings.batch_size
+        (images, labels), size = data_model.examples, settings.batch_size
+        num_images = len(images)
         chosen = [rng.choice(num_images, size, replace=num_images < size) for _ in range(settings.batches_per_step)]
         gradients = data_model.gradients
         gradient = gradients[rng.integers(len(gradients))] if len(gradients) > 1 else gradients[0]
         target = gradient.objective.draw_target(rng)
         noise = rng.normal(size=gradient.objective.num_units).astype(np.float32)
-        batches = ((_shifted(self.images[indices], rng), self.labels[indices]) for indices in chosen)
+        batches = ((augmented(images[indices], rng), labels[indices]) for indices in chosen)
         return Item(data_model, gradient, float(target), noise, batches)
 
     def _replica_gradient(self, items):
@@ -243,6 +265,9 @@ class MetaTrainer:
 
     def train(self, *, resume=False, progress=None):
         """Trains up to `settings.steps`, from the last checkpoint if `resume`; on every worker at the same time.
+
+        With `validate` it may end earlier, and ends with the best metanetwork. The log and TensorBoard's file, in the folder
+        `tensorboard`, hold the loss of every step, and the objective of every validation.
 
         Every random choice of a step is drawn from (seed, step), so that an interrupted run ends as an unbroken one.
 
@@ -266,21 +291,58 @@ class MetaTrainer:
             if chief:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 log = stack.enter_context(open(self.folder / "log.jsonl", "a", encoding="utf-8"))
-            for step in range(int(self.step), settings.steps):
-                started = time.perf_counter()
-                items = [self._draw(step, item) for item in range(settings.models_per_step)]
-                loss = float(self._update(*self.strategy.run(self._replica_gradient, args=(items,))))
-                if not np.isfinite(loss):
-                    raise MetaNetworkError(
-                        f"Meta-training, step {step}: expected a finite loss, got {loss}. Lower the learning rate."
-                    )
-                self.step.assign(step + 1)
-                if chief:
-                    seconds, targets = round(time.perf_counter() - started, 3), [item.target for item in items]
-                    entry = {"step": step, "loss": loss, "targets": targets, "seconds": seconds}
-                    log.write(json.dumps(entry) + "\n")
-                    if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                        log.flush()
-                        self.checkpoints.save(checkpoint_number=step + 1)
-                if progress is not None:
-                    progress(step + 1, loss)
+                board = stack.enter_context(contextlib.closing(ScalarBoard(self.folder / "tensorboard")))
+                write = functools.partial(self._write, log, board)
+            else:
+                write = _nothing
+            if self.best is not None and not int(self.step):
+                self._validate(write)
+            while int(self.step) < settings.steps and not self._is_over():
+                self._one_step(write, progress)
+        if self.best is not None:
+            self.best.restore()
+
+    def _is_over(self):
+        return self.best is not None and self.best.is_over(self.settings.patience)
+
+    def _one_step(self, write, progress):
+        settings, started, step = self.settings, time.perf_counter(), int(self.step)
+        items = [self._draw(step, item) for item in range(settings.models_per_step)]
+        loss = float(self._update(*self.strategy.run(self._replica_gradient, args=(items,))))
+        if not np.isfinite(loss):
+            raise MetaNetworkError(
+                f"Meta-training, step {step}: expected a finite loss, got {loss}. Lower the learning rate."
+            )
+        self.step.assign(step + 1)
+        seconds, targets = round(time.perf_counter() - started, 3), [item.target for item in items]
+        write({"step": step, "loss": loss, "targets": targets, "seconds": seconds})
+        is_last = step + 1 == settings.steps
+        validates = self.best is not None and ((step + 1) % settings.validate_every == 0 or is_last)
+        if validates:
+            self._validate(write)
+        if (step + 1) % settings.checkpoint_every == 0 or is_last or validates:
+            write(None)
+            if is_chief(self.strategy):
+                self.checkpoints.save(checkpoint_number=step + 1)
+        if progress is not None:
+            progress(step + 1, loss)
+
+    def _validate(self, write):
+        started = time.perf_counter()
+        value = self.best.update(int(self.step))
+        write({"step": int(self.step), "objective": value, "seconds": round(time.perf_counter() - started, 3)})
+
+    @staticmethod
+    def _write(log, board, entry):
+        """Writes a line of the log and its scalars; what has been written reaches the disk with None."""
+        if entry is None:
+            log.flush()
+            board.flush()
+            return
+        log.write(json.dumps(entry) + "\n")
+        scalars = {f"meta/{name}": entry[name] for name in ("loss", "objective") if name in entry}
+        board.write(entry["step"], scalars)
+
+
+def _nothing(entry):
+    """What workers other than the chief write."""

@@ -1,4 +1,7 @@
-"""Data models: the trained networks that a metanetwork learns from and is judged on."""
+"""Data models: the trained networks that a metanetwork learns from and is judged on.
+
+`make_zoo` is what the shipped metanetworks' data models were made by; `data_models.py` makes all families on all data sets, and faster.
+"""
 
 import json
 import pathlib
@@ -7,43 +10,7 @@ import time
 import numpy as np
 
 from tfmetaprune._keras import keras
-
-WIDTHS = (16, 32, 64)
-
-
-def residual_cnn(input_shape, num_classes, *, widths=WIDTHS, seed=0):
-    """Builds a small residual network: a stem and one basic block a width, each after the first at half resolution.
-
-    Args:
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of outputs; they are logits.
-      widths: channels of each stage.
-      seed: of the initial weights.
-
-    Returns:
-      An uncompiled tf_keras model; with the default widths it has 77.7 thousand parameters.
-
-    Example:
-      >>> residual_cnn((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-
-    def conv_bn(x, width, kernel_size, strides=1):
-        x = keras.layers.Conv2D(width, kernel_size, strides, "same", use_bias=False)(x)
-        return keras.layers.BatchNormalization(momentum=0.9)(x)  # data sets are small, so steps are few
-
-    inputs = keras.Input(input_shape)
-    x = keras.layers.ReLU()(conv_bn(inputs, widths[0], 3))
-    for stage, width in enumerate(widths):
-        strides = 1 if stage == 0 else 2
-        y = keras.layers.ReLU()(conv_bn(x, width, 3, strides))
-        y = conv_bn(y, width, 3)
-        if x.shape[-1] != width or strides != 1:
-            x = conv_bn(x, width, 1, strides)
-        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+from tfmetaprune.metatrain.families import WIDTHS, residual_cnn
 
 
 def train_data_model(model, train, *, epochs=60, learning_rate=3e-3, validation=None, verbose=0, callbacks=()):

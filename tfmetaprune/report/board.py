@@ -47,6 +47,31 @@ class Board:
         self._writer.close()
 
 
+class ScalarBoard:
+    """Writes numbers against steps.
+
+    Args:
+      log_dir: folder of the event file.
+    """
+
+    def __init__(self, log_dir):
+        self._writer = tf.summary.create_file_writer(str(log_dir))
+
+    def write(self, step, scalars):
+        """Writes numbers, name -> value, of a step."""
+        with self._writer.as_default():
+            for name, value in scalars.items():
+                _scalar(name, value, step)
+
+    def flush(self):
+        """Brings what has been written to the disk."""
+        self._writer.flush()
+
+    def close(self):
+        """Closes the event file."""
+        self._writer.close()
+
+
 def channel_picture(groups, keep, importance) -> np.ndarray:
     """Paints every channel group as a row: blue channels are alive, orange ones silent; the more important, the darker.
 

@@ -1,0 +1,195 @@
+"""Meta-training over families and data sets, its end by the objective, and the choice among metanetworks."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tfmetaprune._keras import keras, tf
+from tfmetaprune.cli import app
+from tfmetaprune.errors import ArgumentError
+from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork
+from tfmetaprune.metatrain import select as selecting
+from tfmetaprune.metatrain.families import mlp, plain_cnn, series_cnn
+from tfmetaprune.metatrain.select import (
+    NONE,
+    accuracies,
+    area,
+    make_judge,
+    paired,
+    pruning_objective,
+    select,
+    summarize,
+)
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
+from tfmetaprune.metatrain.zoo import dataset_arrays, train_data_model
+
+
+def _waves(shape, seed, count=96):
+    """Three classes of inputs that differ in frequency."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, count)
+    wave = np.sin((1 + y[:, None]) * np.linspace(0, 6, shape[0]))
+    x = wave.reshape(count, shape[0], *(1,) * (len(shape) - 1)) + rng.normal(0, 0.3, (count, *shape))
+    return tf.data.Dataset.from_tensor_slices((x.astype(np.float32), y.astype(np.int64))).batch(32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return _waves((8, 8, 1), 0)
+
+
+@pytest.fixture(scope="module")
+def judge(images):
+    model = plain_cnn((8, 8, 1), 3, widths=(6, 8), depth=1)
+    train_data_model(model, images, epochs=12)
+    return make_judge(model, images, *dataset_arrays(images), name="judge", family="plain_cnn")
+
+
+def _metanet(seed=0):
+    keras.utils.set_random_seed(seed)
+    return MetaNetwork(MetaNetConfig(hidden=8, num_layers=1))
+
+
+def test_each_data_model_reads_its_own_data_and_architectures_are_shared(images, tmp_path):
+    series = _waves((24, 2), 1)
+    cnns = [plain_cnn((8, 8, 1), 3, widths=(4, 6), depth=1, seed=seed) for seed in range(2)]
+    others = [mlp((24, 2), 3, widths=(6, 6)), series_cnn((24, 2), 3, widths=(4, 4, 6))]
+    datasets = [images, images, series, series]
+    settings = MetaTraining(steps=2, batch_size=16, warmup=1, seed=1)
+    trainer = MetaTrainer(_metanet(), [*cnns, *others], datasets, settings, tmp_path)
+    shapes = [data_model.examples[0].shape[1:] for data_model in trainer.data_models]
+    assert shapes == [(8, 8, 1)] * 2 + [(24, 2)] * 2
+    gradients = [data_model.gradients[0] for data_model in trainer.data_models]
+    assert gradients[0] is gradients[1] and len(set(map(id, gradients))) == 3
+    seen = [next(trainer._draw(step, 0).batches)[0].shape for step in range(2)]
+    assert seen == [(16, 8, 8, 1), (16, 24, 2)]  # what this seed draws
+    trainer.train()
+    with pytest.raises(ArgumentError, match="expected a dataset for each of the 4 models, got 2"):
+        MetaTrainer(_metanet(), [*cnns, *others], datasets[:2], settings, tmp_path)
+
+
+def test_training_ends_by_the_objective_with_the_best_and_resumes_to_the_same(images, tmp_path):
+    model, judged = mlp((8, 8, 1), 3, widths=(4, 6)), {}
+    values = [0.1, 0.5, 0.2, 0.4, 0.9, 0.9]  # before any step, and after 2, 4, 6: two in a row without gain
+
+    def trainer(folder):
+        judged[folder] = []
+
+        def validate(metanet):
+            judged[folder].append([variable.numpy() for variable in metanet.trainable_variables])
+            return values[int(this.step) // 2]
+
+        settings = MetaTraining(steps=10, batch_size=32, warmup=2, checkpoint_every=1, validate_every=2, patience=2)
+        this = MetaTrainer(_metanet(), [model], images, settings, tmp_path / folder, validate=validate)
+        return this
+
+    whole = trainer("whole")
+    whole.train()
+    assert (int(whole.step), whole.best.step, whole.best.value, len(judged["whole"])) == (6, 2, 0.5, 4)
+    best = judged["whole"][1]
+    for got, want in zip(whole.metanet.trainable_variables, best, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert any(np.any(last != want) for last, want in zip(judged["whole"][3], best))
+
+    def interrupt(step, _):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer("broken").train(progress=interrupt)
+    resumed = trainer("broken")
+    resumed.train(resume=True)
+    assert (int(resumed.step), resumed.best.step, len(judged["broken"])) == (6, 2, 1)
+    for got, want in zip(resumed.metanet.trainable_variables, best, strict=True):
+        np.testing.assert_array_equal(got, want)
+    resumed.train(resume=True)  # it is over
+    assert int(resumed.step) == 6 and len(judged["broken"]) == 1
+
+    (path,) = (tmp_path / "whole" / "tensorboard").iterdir()
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    scalars = [(value.tag, event.step, tf.make_ndarray(value.tensor)) for event in events for value in event.summary.value]
+    written = {(tag, step): float(number) for tag, step, number in scalars}
+    np.testing.assert_allclose([written["meta/objective", step] for step in (0, 2, 4, 6)], values[:4])
+    assert sum(tag == "meta/loss" for tag, _ in written) == 6
+
+
+def test_area_is_the_mean_accuracy_over_the_logarithm():
+    assert area((2.0, 3.0, 12.0), (0.8,) * 3, 0.8) == pytest.approx(0.8)
+    x = np.array([2.0, 5.0, 12.0])
+    assert area(x, 1 - np.log(x), 1.0) == pytest.approx(1 - np.log(12) / 2)
+    assert paired(np.array([0.02]))["interval"] is None
+
+
+def test_an_untrained_metanetwork_is_the_pipeline_without_one(judge):
+    metanet = _metanet()
+    for repair in ("bn", "least_squares"):
+        options = {"repair": repair, "speedups": (4.0, 12.0)}
+        alone = pruning_objective(None, [judge], **options)
+        if repair == "least_squares":  # one ranking in either case
+            assert pruning_objective(metanet, [judge], **options) == pytest.approx(alone)
+        assert 0.3 < alone[0] < judge.unpruned
+    before = judge.trace.model.get_weights()
+    pruned, tuned = accuracies(judge, None, speedup=4.0, repair=None, budgets=(0, 10))
+    assert tuned > pruned
+    for got, want in zip(judge.trace.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert accuracies(judge, None, speedup=1e6) == [0.0]
+
+
+def test_selection_is_kept_and_pairs_by_model(judge, tmp_path, monkeypatch):
+    better = {"good": 0.1, "bad": -0.1}
+    judges = [judge._replace(name=f"m{number}", family=family) for number, family in enumerate(("a", "a", "b"))]
+
+    def fake(judge, metanet, *, budgets, **_):
+        calls.append(judge.name)
+        return [0.5 + better.get(metanet[0], 0) + 0.01 * int(judge.name[1]) * (metanet[0] == "good") for _ in budgets]
+
+    calls = []
+    monkeypatch.setattr(selecting, "accuracies", fake)
+    monkeypatch.setattr(selecting, "generated", lambda judge, metanet: (getattr(metanet, "label", None), None))
+    metanets = {}
+    for number, label in enumerate(better):
+        metanets[label] = _metanet(number)
+        metanets[label].label = label
+    options = {"repairs": ("bn",), "budgets": (0, 1), "speedups": (12.0,)}
+    result = select(metanets, judges, tmp_path, **options)
+    assert result["winner"] == "good" and len(calls) == 9
+    ways = result["results"][0]["ways"]
+    assert ways["good"]["difference"]["mean"] == pytest.approx(0.055)
+    assert ways["good"]["by_family"]["a"]["mean"] == pytest.approx(0.0525) and ways["bad"]["difference"]["won"] == 0
+    low, high = ways["good"]["difference"]["interval"]
+    assert low == pytest.approx(0.055 - 4.303 * 0.005 / 3**0.5, abs=2e-4) and high > 0.055
+    assert select(metanets, judges, tmp_path, **options) == result and len(calls) == 9
+    select({"good": metanets["good"]}, judges, tmp_path, **{**options, "budgets": (0, 3)})
+    assert len(calls) == 15  # the new budget alone
+    values = {(j.name, way, "bn", 0, 12.0): 0.5 for j in judges for way in (NONE, "good")}
+    assert summarize(values, judges, (NONE, "good"), ("bn",), (0,), [12.0])["winner"] == NONE
+    with pytest.raises(ArgumentError, match="no metanetwork called 'none'"):
+        select({NONE: None}, judges, tmp_path)
+
+
+def test_from_a_zoo_to_a_selection_on_the_command_line(tmp_path):
+    def run(*words, code=0):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.stdout
+
+    zoo, out = tmp_path / "zoo", tmp_path / "run"
+    run("zoo", "make", zoo, "--families", "mlp", "--seeds", 1, "--held-out", 1, "--variants", 1, "--steps", 40)
+    rows = json.loads(run("zoo", "list", zoo, "--json"))
+    assert [row["seed"] for row in rows] == [0, 1000] and "mlp" in run("zoo", "list", zoo)
+    small = ["--hidden", 4, "--layers", 1, "--num-validation", 1, "--validate-every", 1]
+    assert "without a metanetwork" in run("meta-train", "--zoo", zoo, "--out", out, "--steps", 2, "--name", "mine", *small)
+    card = json.loads((out / "mine.json").read_text())
+    assert card["data_models"] == {"trained_on": ["mlp-0--digits--0.keras"], "validated_on": ["mlp-0--digits--1000.keras"]}
+    assert card["validation"]["objective"] > 0.2 and "--hidden 4" in card["command"]
+    options = ["--zoo", zoo, "--out", tmp_path / "chosen", "--budgets", "0", "--repairs", "bn", "--speedups", "2,4"]
+    printed = json.loads(run("select", out / "mine.keras", *options, "--json"))
+    assert printed == json.loads((tmp_path / "chosen" / "selection.json").read_text())
+    if printed["winner"] == "mine":
+        assert json.loads((tmp_path / "chosen" / "mine.json").read_text())["selection"] == printed
+        assert load_metanetwork(tmp_path / "chosen" / "mine.keras").config.hidden == 4
+    assert "Best: " in run("select", out / "mine.keras", *options)
+    run("select", "digits", "--zoo", tmp_path / "none", "--out", out, code=2)

@@ -1,0 +1,75 @@
+"""`tfmetaprune zoo make` and `tfmetaprune zoo list`."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tfmetaprune.commands.app import app, examples
+from tfmetaprune.commands.shared import Json, Quiet, names, quiet, results
+
+zoo = typer.Typer(help="Data models: trained networks that metanetworks learn from.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
+Folder = Annotated[pathlib.Path, typer.Argument(help="Folder of the zoo.", metavar="DIR")]
+
+
+@zoo.command(
+    epilog=examples(
+        "tfmetaprune zoo make runs/zoo",
+        "tfmetaprune zoo make runs/zoo --data digits,mnist_5k/14,ucr/GunPoint --families plain_cnn,vit --seeds 8 --held-out 2",
+    )
+)
+def make(
+    folder: Folder,
+    data: Annotated[str, typer.Option(help="Names of data sets, with commas.")] = "digits",
+    families: Annotated[str | None, typer.Option(help="Names of families, with commas.", show_default="all")] = None,
+    seeds: Annotated[int, typer.Option(help="Data models of each family and data set.", min=0)] = 8,
+    held_out: Annotated[int, typer.Option(help="The same, never to be trained on: seeds from 1000 on.", min=0)] = 2,
+    variants: Annotated[int, typer.Option(help="Widths and depths of each family that the seeds take turns at.", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps of each.", min=1)] = 400,
+    is_quiet: Quiet = False,
+):
+    """Trains a data model for each family, data set and seed; those that are there stay, so that it can be broken off."""
+    with results(False, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.command import HELD_OUT_SEED
+            from tfmetaprune.metatrain.data_models import make_data_models
+            from tfmetaprune.report.progress import stage_progress
+        with stage_progress() as progress:
+            files = make_data_models(
+                folder, families=names(families), data=names(data), variants=range(variants), steps=steps,
+                seeds=[*range(seeds), *range(HELD_OUT_SEED, HELD_OUT_SEED + held_out)],
+                progress=lambda _, number, total: progress("data models", number, total),
+            )  # fmt: skip
+        done.show(f"{folder}: {len(files)} data models")
+
+
+@zoo.command("list", epilog=examples("tfmetaprune zoo list runs/zoo", "tfmetaprune zoo list runs/zoo --json"))
+def list_models(folder: Folder, as_json: Json = False, is_quiet: Quiet = False):
+    """Lists the data models by family and data set: how many, how good, how long they took."""
+    with results(as_json, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.data_models import logged_models
+        rows = logged_models(folder)
+        done.write(rows)
+        done.show(_table(rows))
+
+
+def _table(rows):
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["data"]), []).append(row)
+    table = Table(pad_edge=False)
+    for header in ("Family", "Data", "Models", "Params", "Validation", "Test", "Seconds each"):
+        table.add_column(header, justify="left" if header in ("Family", "Data") else "right")
+    for (family, data), group in groups.items():
+        parameters = [row["parameters"] for row in group]
+        shares = [sum(row[split] for row in group) / len(group) for split in ("validation", "test")]
+        seconds = sum(row["seconds"] for row in group) / len(group)
+        table.add_row(
+            family, data, str(len(group)), f"{min(parameters)} - {max(parameters)}", *(f"{share:.1%}" for share in shares),
+            f"{seconds:.1f}",
+        )  # fmt: skip
+    return table
