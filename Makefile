@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint benchmark device coverage random-models metanetwork wheel-check docs clean
+.PHONY: setup test demo lint benchmark device coverage random-models metanetwork wheel-check docs notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,9 @@ random-models: setup
 
 metanetwork: setup
 	$(BIN)/tfmetaprune meta-train --out runs/digits --resume
+
+notebooks: setup
+	$(BIN)/python notebooks/execute.py
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -1,7 +1,8 @@
-"""Progress bars on stderr; silent where nobody watches (no terminal)."""
+"""Progress bars on stderr, or in a notebook; silent where nobody watches or nothing can be shown."""
 
 import contextlib
 import contextvars
+import importlib.util
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -39,7 +40,8 @@ def progress_bar(description, total=None):
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
     if total is not None:
         columns.insert(3, MofNCompleteColumn())
-    watched = (console.is_terminal or console.is_jupyter) and not _silent.get()
+    can_show = console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)  # else rich warns
+    watched = can_show and not _silent.get()
     with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
         task = progress.add_task(description, total=total)
         yield lambda *_, **__: progress.advance(task)

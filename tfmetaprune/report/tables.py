@@ -12,12 +12,14 @@ def comparison_table(title, rows) -> Table:
     Args:
       title: above the table.
       rows: dicts with "name" and any of "accuracy" (share in [0, 1]), "macs", "parameters", "size_bytes",
-        "gzip_size_bytes", "latency_ms"; what is missing or None is shown as a dash. A row {} draws a line.
+        "gzip_size_bytes", "latency_ms"; what is missing or None is shown as a dash, what no row has is left out. A row {} draws a
+        line.
 
     Example:
-      >>> table = comparison_table("Digits", [{"name": "original", "accuracy": 0.981, "macs": 1_234_567}])
-      >>> [list(column.cells)[0] for column in table.columns]
-      ['original', '98.1 %', '1.23 M', '-', '-', '-', '-']
+      >>> rows = [{"name": "original", "accuracy": 0.981, "macs": 1_234_567}, {"name": "pruned", "accuracy": 0.977}]
+      >>> table = comparison_table("Digits", rows)
+      >>> [list(column.cells) for column in table.columns]
+      [['original', 'pruned'], ['98.1 %', '97.7 %'], ['1.23 M', '-']]
     """
     columns = {
         "accuracy": ("Accuracy", lambda share: f"{share:.1%}".replace("%", " %")),
@@ -27,6 +29,7 @@ def comparison_table(title, rows) -> Table:
         "gzip_size_bytes": ("gzip", format_count),
         "latency_ms": ("Latency", _format_milliseconds),
     }
+    columns = {key: column for key, column in columns.items() if any(row.get(key) is not None for row in rows)}
     layout = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}  # 80 columns
     table = Table(title=title, title_justify="left", **layout)
     table.add_column("Model", no_wrap=True)
