@@ -16,7 +16,10 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=[*setuptools.find_packages(include=["tfmetaprune", "tfmetaprune.*"]), "tfmetaprune.saved_models"],
     package_dir={"tfmetaprune": "tfmetaprune", "tfmetaprune.saved_models": "saved_models"},
-    package_data={"tfmetaprune.saved_models": ["*.keras", "*.json"]},
+    package_data={
+        "tfmetaprune.report": ["page.html", "page.css", "page.js"],
+        "tfmetaprune.saved_models": ["*.keras", "*.json"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "tf_keras>=2.21,<2.22",  # Keras 2, which TF-GNN needs

@@ -53,7 +53,7 @@ def demo_report(tmp_path_factory):
 def test_demo_leaves_everything_in_the_folder(demo_report):
     folder, report, _ = demo_report
     assert sorted(path.name for path in folder.iterdir()) == [
-        "accuracy_vs_speedup.png", "original.keras", "original_float32.tflite", "original_int8.tflite", "plan.json",
+        "accuracy_vs_speedup.png", "network.json", "original.keras", "original_float32.tflite", "original_int8.tflite", "plan.json",
         "pruned.keras", "pruned_float32.tflite", "pruned_int8.tflite", "pruned_without_metanetwork.keras", "report.json",
     ]  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
@@ -101,7 +101,7 @@ def test_prune(digits_model, tmp_path):
     out = tmp_path / "out"
     options = ("--data", "digits", "--speedup", 1.5, "--metanetwork", "none", "--epochs", 1, "--seed", 2)
     printed = run("prune", digits_model, *options, "--out", out).stdout
-    assert sorted(path.name for path in out.iterdir()) == ["model.keras", "plan.json", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["model.keras", "network.json", "plan.json", "report.json"]
     report = json.loads((out / "report.json").read_text())
     assert report["data"] == "digits" and report["seed"] == 2 and report["speedup"]["reached"] >= 1.5
     assert len(report["history"]["loss"]) == 1
@@ -142,9 +142,9 @@ def test_meta_train_passes_its_options_on_and_prints_the_card(monkeypatch, tmp_p
 
     monkeypatch.setattr(command, "meta_train", meta_train)
     spread = ("--batches-per-step", 4, "--models-per-step", 2, "--strategy", "mirrored")
-    which = ("--objective", "sparse", "--steps", 5, "--seed", 1, "--num-models", 3)
+    which = ("--objective", "published_sparse", "--steps", 5, "--seed", 1, "--num-models", 3)
     printed = run("meta-train", "--out", tmp_path, *which, *spread, "--resume", "--regularization", 0.5).stdout
-    options = {"objective": "sparse", "steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2}
+    options = {"objective": "published_sparse", "steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2}
     assert called == [(tmp_path, {**options, "strategy": "mirrored", "resume": True, "regularization": 0.5})]
     assert "90.0 ±1.0" in printed and "4x" in printed
 
@@ -201,7 +201,7 @@ def test_real_process_has_no_traceback_and_no_log_noise(tmp_path):
 
 def test_help_and_version():
     printed = run("--help").stdout
-    assert all(command in printed for command in ("demo", "prune", "inspect", "export", "meta-train"))
+    assert all(command in printed for command in ("demo", "prune", "inspect", "export", "compare", "meta-train", "info"))
     assert run("--version").stdout == "tfmetaprune 0.1.0\n"
 
 

@@ -39,7 +39,9 @@ ALLOWED = {
     "arguments": {"errors", "pruning", "latency_target"},
     "inspection": _TRACE | {"pruning", "interop"},
     "choosing": _ENGINE,
-    "pipeline": _ENGINE | {"__init__", "arguments", "choosing", "finetuning", "inspection", "latency_target", "preparation"},
+    "pipeline": _ENGINE | {"__init__", "arguments", "choosing", "finetuning", "inspection", "latency_target", "preparation", "record"},
+    "record": _TRACE | {"pruning", "report"},
+    "report_measurements": {"errors", "export", "pipeline", "report"},
     "callback_options": _BASE | {"pruning"},
     "callbacks": _ENGINE | {"__init__", "callback_options", "choosing", "pipeline", "finetuning"},
     "analysis_numbers": _TRACE | {"pruning"},
@@ -47,7 +49,8 @@ ALLOWED = {
     "demo": _ENGINE | {"choosing", "pipeline", "finetuning", "metatrain"},
     "comparison": _ENGINE | {"finetuning"},
     "environment": _BASE | {"__init__", "data", "metanet"},
-    "commands": _ENGINE | {"__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment"},
+    "commands": _ENGINE
+    | {"__init__", "inspection", "pipeline", "demo", "metatrain", "analysis", "comparison", "environment", "report_measurements"},
     "cli": {"commands"},
     "__main__": {"cli"},
     "__init__": set(),  # it imports by name, lazily

@@ -12,6 +12,7 @@ COMMANDS = (
     "benchmark",
     "compare",
     "meta_train",
+    "report",
     "info",
 )  # modules of `tfmetaprune.commands`, in the order of the help
 

@@ -16,7 +16,7 @@ from tfmetaprune.finetuning import DEFAULT_EPOCHS, finetune_model
 from tfmetaprune.metanet.pretrained import load_metanetwork
 from tfmetaprune.metatrain.zoo import WIDTHS, accuracy, dataset_arrays, residual_cnn, train_data_model
 from tfmetaprune.pruning import cost, reestimate_bn
-from tfmetaprune.report.folder import atomic_folder
+from tfmetaprune.report.folder import atomic_folder, write_network
 from tfmetaprune.report.plots import plot_accuracy_curves
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.report.tables import comparison_table
@@ -108,6 +108,7 @@ def run_demo(out, *, seed=0, settings=DemoSettings(), console=None) -> dict:  # 
             console.print(f"Pruned {method} to a {result.plan.speedup:.2f}-fold speed-up, and fine-tuned")
             if method == WITH:
                 (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
+                write_network(folder, result.network)
 
         for row, (name, saved) in zip((rows[0], rows[3], rows[6]), models.items()):
             uncompiled = keras.Model(saved.input, saved.output, name=name)  # a compiled one drags its optimizer along

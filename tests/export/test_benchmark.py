@@ -116,7 +116,7 @@ def test_command_line(files, monkeypatch):
     printed = _run(*command, "--profile").stdout
     for word in ("Speed-up", "Activations", "Operators of whole", "Convolution"):
         assert word in printed
-    assert "expected a file that loads and runs" in _run("benchmark", files / "no.tflite", code=2).stderr
+    assert "found no such file" in _run("benchmark", files / "no.tflite", code=2).stderr
 
 
 def test_export_options_of_the_command_line(files):

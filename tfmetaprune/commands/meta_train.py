@@ -1,5 +1,6 @@
 """`tfmetaprune meta-train`."""
 
+import os
 import pathlib
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from tfmetaprune.commands.app import app, examples
 from tfmetaprune.commands.shared import Json, Quiet, Seed, quiet, results
+from tfmetaprune.errors import ArgumentError
 
 
 @app.command(
@@ -14,7 +16,7 @@ from tfmetaprune.commands.shared import Json, Quiet, Seed, quiet, results
     epilog=examples(
         "tfmetaprune meta-train --out runs/digits",
         "tfmetaprune meta-train --objective sparse --steps 500 --num-models 4 --out runs/sparse",
-        "tfmetaprune meta-train --objective published --regularization 0.1 --out runs/published",
+        "tfmetaprune meta-train --objective published --regularization 0.01 --out runs/published",
         "tfmetaprune meta-train --out runs/digits --resume",
     ),
 )
@@ -38,6 +40,7 @@ def meta_train(
 ):
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones."""
     with results(as_json, is_quiet) as done:
+        _check(objective, regularization, strategy)
         with quiet():
             from tfmetaprune.metatrain import command
             from tfmetaprune.report.progress import stage_progress
@@ -53,3 +56,15 @@ def meta_train(
             done.show("This worker is done; the chief has written the results.")
         else:
             done.show(curve_table(card["measured"]), f"Written to {out}: the metanetwork and its card")
+
+
+def _check(objective, regularization, strategy):
+    if regularization is not None and not objective.startswith("published"):
+        raise ArgumentError(
+            f"meta-train: expected a published objective with --regularization, got {objective!r}. Leave one of them out."
+        )
+    if strategy == "multi-worker" and "TF_CONFIG" not in os.environ:
+        raise ArgumentError(
+            "meta-train: expected the environment variable TF_CONFIG for --strategy multi-worker, got none. Set it to the cluster "
+            "and this worker's task, see the README."
+        )

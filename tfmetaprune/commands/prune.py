@@ -1,6 +1,5 @@
 """`tfmetaprune prune`."""
 
-import json
 import pathlib
 from typing import Annotated
 
@@ -81,7 +80,7 @@ def prune(
         int | None, typer.Option(help="Epochs of it.", min=1, show_default="10", rich_help_panel="Training before pruning")
     ] = None,
     prepare_learning_rate: Annotated[
-        float | None, typer.Option(help="Of its first step.", show_default="0.1", rich_help_panel="Training before pruning")
+        float | None, typer.Option(help="Of its first step.", show_default="0.1 or 0.05", rich_help_panel="Training before pruning")
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -100,7 +99,7 @@ def prune(
         keras_model = load_model(model)
         with quiet():
             from tfmetaprune import pipeline
-            from tfmetaprune.report.folder import atomic_folder
+            from tfmetaprune.report.folder import atomic_folder, write_result
         with atomic_folder(out) as folder:
             splits = None if data is None else load_data(data, data_dir, seed)
             result = pipeline.prune(
@@ -111,10 +110,7 @@ def prune(
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
                 prepare=prepare, prepare_epochs=prepare_epochs, prepare_learning_rate=prepare_learning_rate, search_steps=search_steps,
             )  # fmt: skip
-            result.model.save(folder / "model.keras")
-            (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
-            report = {**result.report, "model": str(model.absolute()), "data": data, "history": result.history}
-            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            report = write_result(folder, result, model=str(model.absolute()), data=data)
         done.write(report)
         done.show(*_lines(report, model.name), f"Model, plan and report are in {out}")
 

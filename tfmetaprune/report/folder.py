@@ -1,6 +1,7 @@
 """Output folders that are written whole or not at all."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -56,6 +57,30 @@ def atomic_folder(path):
             for folder in missing:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def write_result(folder, result, **noted) -> dict:
+    """Writes what `prune` returned: model.keras, plan.json, report.json and network.json.
+
+    Args:
+      folder: of `atomic_folder`.
+      result: a `PruneResult`.
+      **noted: what else to note in the report.
+
+    Returns:
+      The report as it was written.
+    """
+    result.model.save(folder / "model.keras")
+    (folder / "plan.json").write_text(result.plan.to_json() + "\n", encoding="utf-8")
+    report = {**result.report, **noted, "history": result.history}
+    (folder / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+    write_network(folder, result.network)
+    return report
+
+
+def write_network(folder, network):
+    """Writes network.json, of `record.record_network`."""
+    (folder / "network.json").write_text(json.dumps(network, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
