@@ -142,9 +142,9 @@ def test_meta_train_passes_its_options_on_and_prints_the_card(monkeypatch, tmp_p
 
     monkeypatch.setattr(command, "meta_train", meta_train)
     spread = ("--batches-per-step", 4, "--models-per-step", 2, "--strategy", "mirrored")
-    which = ("--objective", "sparse", "--steps", 5, "--seed", 1, "--num-models", 3)
+    which = ("--objective", "published_sparse", "--steps", 5, "--seed", 1, "--num-models", 3)
     printed = run("meta-train", "--out", tmp_path, *which, *spread, "--resume", "--regularization", 0.5).stdout
-    options = {"objective": "sparse", "steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2}
+    options = {"objective": "published_sparse", "steps": 5, "seed": 1, "num_models": 3, "batches_per_step": 4, "models_per_step": 2}
     assert called == [(tmp_path, {**options, "strategy": "mirrored", "resume": True, "regularization": 0.5})]
     assert "90.0 ±1.0" in printed and "4x" in printed
 

@@ -107,6 +107,8 @@ def test_models_with_several_outputs_keep_their_structure():
     model.compile("adam", {"one": "mse", "two": "mae"})
     x = {"a": np.ones((32, 4), "float32"), "b": np.ones((32, 3), "float32")}
     y = {"one": np.ones((32, 2), "float32"), "two": np.zeros((32, 1), "float32")}
+    masked = MaskedOutputs(trace_model(model), (2.0, 2.0))(x)
+    assert {name: value.shape.as_list() for name, value in masked.items()} == {"one": [32, 2], "two": [32, 1]}
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
     result = tfmetaprune.prune(model, dataset, prepare="prune_aware", prepare_epochs=2, finetune=None)
     assert result.report["speedup"]["reached"] >= 2

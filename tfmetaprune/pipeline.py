@@ -132,12 +132,14 @@ def prune(
         steps, masks chosen again meanwhile), "constant" (all in the first step, chosen again likewise), "one_shot" (before the
         fine-tuning). With N:M, with a callable and without fine-tuning it is always "one_shot". Where zeros come during the
         fine-tuning, the report holds no accuracy between, and the repair follows the fine-tuning.
-      prepare: a training before pruning, where there is time for it, on the model's own loss: "prune_aware" (in each step the channels that
-        rank lowest for a speed-up around the one asked for are silent, and the outputs are drawn to the original's beside the loss),
-        "group_norm" (the published regulariser is added to the loss, as in DepGraph's sparsity learning), or None. Needs
-        `train_data` with labels and takes the place of a metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
+      prepare: a training before pruning, where there is time for it, on the model's own loss: "group_norm" (the published regulariser is
+        added to the loss, as in DepGraph's sparsity learning, which empties channels; the better one in docs/prune_aware.md),
+        "prune_aware" (in each step the channels are silent that rank lowest for a speed-up up to a little more than the one asked for, and
+        the outputs are drawn to the original's beside the loss), or None. Needs `train_data` with labels and takes the place of a
+        metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
       prepare_epochs: passes over `train_data` for it, 10 if None.
-      prepare_learning_rate: of the first step of its SGD, 0.1 if None, which suits networks with BatchNormalization.
+      prepare_learning_rate: of the first step of its SGD; None for 0.1 ("prune_aware") or 0.05 ("group_norm"), which suit networks
+        with BatchNormalization.
       search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
         scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
         hundred steps are worth it (docs/quality.md); each costs about as much as ten steps of training. Needs `train_data`, and a

@@ -18,9 +18,9 @@ from tfmetaprune.trace import trace_model
 PREPARATIONS = ("prune_aware", "group_norm")
 NORMALIZERS = {"group_l2": "mean", "group_l2_max": "max"}  # of the criteria that "prune_aware" can train
 DEFAULT_EPOCHS = 10
-LEARNING_RATE = 0.1
-REACH = (0.5, 1.25)  # the speed-ups that are trained for, as powers of the one asked for
-REGULARIZATION = 0.01  # weight of the group norm
+LEARNING_RATES = {"prune_aware": 0.1, "group_norm": 0.05}  # chosen by benchmarks/prune_aware.py, as what follows
+REACH = (0.0, 1.25)  # the speed-ups that are trained for, as powers of the one asked for
+REGULARIZATION = 0.03  # weight of the group norm
 
 
 def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_data, speedup, is_latency, criterion, metanetwork):
@@ -56,7 +56,7 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
         raise ArgumentError(
             f"prune: expected prepare_epochs to be a number of epochs >= 1 or None, got {epochs!r}. Use prepare=None to leave it out."
         )
-    rate = LEARNING_RATE if prepare_learning_rate is None else prepare_learning_rate
+    rate = LEARNING_RATES[prepare] if prepare_learning_rate is None else prepare_learning_rate
     if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
         raise ArgumentError(f"prune: expected prepare_learning_rate to be a number above 0 or None, got {rate!r}. Try 0.1.")
     if train_data is None:
@@ -80,15 +80,16 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
 
 
 def prepare_model(
-    model, train, method, *, speedup, criterion="group_l2", losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=LEARNING_RATE,
+    model, train, method, *, speedup, criterion="group_l2", losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=None,
     traffic_weight=0.0, reach=REACH, distill=True, regularization=REGULARIZATION,
 ):  # fmt: skip
     """Trains a copy of a model with what comes in mind: fewer channels.
 
-    "prune_aware": each step draws a speed-up, log-uniform around the one asked for, silences the channels that rank lowest by group L2
-    (some noise added), and takes the loss of what is left, with BatchNormalization in batch-statistics mode; gradients reach the
-    ranking through the masks. "group_norm": the whole model is trained with the published regulariser added to the loss (see
-    `group_norm`), which is what DepGraph calls sparsity learning. Statistics of BatchNormalization are estimated again at the end.
+    "prune_aware": each step draws a speed-up, log-uniform up to a little more than the one asked for, silences the channels
+    that rank lowest by group L2 (some noise added), and takes the loss of what is left, with BatchNormalization in batch-statistics
+    mode; gradients reach the ranking through the masks. "group_norm": the whole model is trained with the published regulariser added
+    to the loss (see `group_norm`), which is what DepGraph calls sparsity learning. Statistics of BatchNormalization are estimated again
+    at the end.
 
     Args:
       model: a functional or Sequential tf_keras model; it is not modified.
@@ -98,9 +99,9 @@ def prepare_model(
       criterion: "group_l2" or "group_l2_max", which ranks the channels for "prune_aware".
       losses: of `own_losses`.
       epochs: passes over `train`.
-      learning_rate: of the first step of SGD with momentum, which did better than Adam with both.
+      learning_rate: of the first step of SGD with momentum, which did better than Adam with both; None for `LEARNING_RATES`.
       traffic_weight: as for `prune`.
-      reach: the speed-ups drawn lie between `speedup ** reach[0]` and `speedup ** reach[1]`.
+      reach: for "prune_aware": the speed-ups drawn lie between `speedup ** reach[0]` and `speedup ** reach[1]`.
       distill: whether the outputs are drawn to those of the model as it was, beside the loss, for "prune_aware".
       regularization: weight of the group norm, for "group_norm".
 
@@ -111,6 +112,7 @@ def prepare_model(
       DataError: the dataset is empty or endless.
       ArgumentError: the loss is no longer finite.
     """
+    learning_rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
     prepared = replace_weights(model, {})
     trace = trace_model(prepared)
     if method == "group_norm":

@@ -16,7 +16,7 @@ from tfmetaprune.errors import ArgumentError
     epilog=examples(
         "tfmetaprune meta-train --out runs/digits",
         "tfmetaprune meta-train --objective sparse --steps 500 --num-models 4 --out runs/sparse",
-        "tfmetaprune meta-train --objective published --regularization 0.1 --out runs/published",
+        "tfmetaprune meta-train --objective published --regularization 0.01 --out runs/published",
         "tfmetaprune meta-train --out runs/digits --resume",
         "tfmetaprune meta-train --zoo runs/zoo --out runs/universal --families plain_cnn,residual_cnn,mlp --steps 6000",
     ),
