@@ -192,3 +192,10 @@ def test_info(tmp_path):
 def test_digits_are_prepared_in_silence(tmp_path, capsys):
     assert load("digits", data_dir=tmp_path).num_classes == 10
     assert capsys.readouterr() == ("", "")
+
+
+def test_data_dir_counts_for_what_a_zoo_is_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR", ""))  # put back afterwards
+    run("zoo", "make", tmp_path / "zoo", "--families", "mlp", "--seeds", 1, "--held-out", 0, "--steps", 1, "--data-dir", tmp_path / "sets")
+    assert prepared_sets(tmp_path / "sets")
+    assert [path.suffix for path in (tmp_path / "zoo").glob("mlp*")] == [".keras"]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
+from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, names, quiet, results, use_data_dir
 from tfmetaprune.errors import ArgumentError
 
 
@@ -39,6 +39,7 @@ def meta_train(
     zoo: Annotated[pathlib.Path | None, typer.Option(help="Train on this zoo of `zoo make`; what follows is for it.")] = None,
     families: Annotated[str | None, typer.Option(help="Families to train on, with commas.", show_default="all")] = None,
     data: Annotated[str | None, typer.Option(help="Data sets to train on, with commas.", show_default="all")] = None,
+    data_dir: DataDir = None,
     validation_families: Annotated[str | None, typer.Option(help="Families to validate on.", show_default="the same")] = None,
     validation_data: Annotated[str | None, typer.Option(help="Data sets to validate on.", show_default="the same")] = None,
     num_validation: Annotated[int, typer.Option(help="Models to validate on; 0: train to the end.", min=0)] = 6,
@@ -53,6 +54,7 @@ def meta_train(
 ):
     """Trains a metanetwork on networks that it trains on digits first, and judges it on held-out ones; or on a zoo."""
     weight = {} if regularization is None else {"regularization": regularization}
+    use_data_dir(data_dir)
     with results(as_json, is_quiet) as done:
         _check(objective, regularization, strategy)
         if zoo is not None:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, Seed, names, quiet, results
+from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, names, quiet, results, use_data_dir
 
 
 @app.command(
@@ -22,6 +22,7 @@ def select(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for the results, the winner and its card.")],
     families: Annotated[str | None, typer.Option(help="Families to judge on, with commas.", show_default="all")] = None,
     data: Annotated[str | None, typer.Option(help="Data sets to judge on, with commas.", show_default="all")] = None,
+    data_dir: DataDir = None,
     num_models: Annotated[int | None, typer.Option(help="Data models to judge on.", min=1, show_default="all")] = None,
     repairs: Annotated[str, typer.Option(help="Repairs, with commas.")] = "bn,least_squares",
     budgets: Annotated[str, typer.Option(help="Epochs of fine-tuning, with commas.")] = "0,1,15",
@@ -32,6 +33,7 @@ def select(
     is_quiet: Quiet = False,
 ):
     """Chooses among metanetworks and none: area under accuracy / log speed-up on held-out data models, at fixed budgets."""
+    use_data_dir(data_dir)
     with results(as_json, is_quiet) as done:
         with quiet():
             from tfmetaprune.metatrain.mixed import select_on_zoo

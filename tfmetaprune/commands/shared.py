@@ -74,6 +74,12 @@ def load_data(name, data_dir, seed=0):
     return load(name, data_dir=data_dir, seed=seed)
 
 
+def use_data_dir(data_dir):
+    """Makes `data_dir`, if it is not None, the folder of prepared data sets of this process and of those that it starts."""
+    if data_dir is not None:
+        os.environ["TFDS_DATA_DIR"] = str(data_dir)
+
+
 def existing(path, what):
     """Returns the path of a model; raises `UnsupportedModelError` if there is nothing."""
     if not path.exists():

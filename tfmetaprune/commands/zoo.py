@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Json, Quiet, names, quiet, results
+from tfmetaprune.commands.shared import DataDir, Json, Quiet, names, quiet, results, use_data_dir
 
 zoo = typer.Typer(help="Data models: trained networks that metanetworks learn from.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
@@ -24,18 +24,21 @@ Folder = Annotated[pathlib.Path, typer.Argument(help="Folder of the zoo.", metav
 def make(
     folder: Folder,
     data: Annotated[str, typer.Option(help="Names of data sets, with commas.")] = "digits",
+    data_dir: DataDir = None,
     families: Annotated[str | None, typer.Option(help="Names of families, with commas.", show_default="all")] = None,
     seeds: Annotated[int, typer.Option(help="Data models of each family and data set.", min=0)] = 8,
     held_out: Annotated[int, typer.Option(help="The same, never to be trained on: seeds from 1000 on.", min=0)] = 2,
     variants: Annotated[int, typer.Option(help="Widths and depths of each family that the seeds take turns at.", min=1)] = 4,
     steps: Annotated[int, typer.Option(help="Training steps of each.", min=1)] = 400,
+    as_json: Json = False,
     is_quiet: Quiet = False,
 ):
     """Trains a data model for each family, data set and seed; those that are there stay, so that it can be broken off."""
-    with results(False, is_quiet) as done:
+    use_data_dir(data_dir)
+    with results(as_json, is_quiet) as done:
         with quiet():
             from tfmetaprune.metatrain.command import HELD_OUT_SEED
-            from tfmetaprune.metatrain.data_models import make_data_models
+            from tfmetaprune.metatrain.data_models import logged_models, make_data_models
             from tfmetaprune.report.progress import stage_progress
         with stage_progress() as progress:
             files = make_data_models(
@@ -43,6 +46,8 @@ def make(
                 seeds=[*range(seeds), *range(HELD_OUT_SEED, HELD_OUT_SEED + held_out)],
                 progress=lambda _, number, total: progress("data models", number, total),
             )  # fmt: skip
+        if as_json:
+            done.write(logged_models(folder))
         done.show(f"{folder}: {len(files)} data models")
 
 
