@@ -126,7 +126,8 @@ def table(lines, seeds, speedups, chosen) -> list[str]:
         method = line["method"]
         if line["seed"] in seeds and json.dumps(line["settings"]) == json.dumps(chosen.get(method)):
             cells[method, line["repair"], line["speedup"], line["epochs"] > 0][line["seed"]] = line
-            seconds[method].append(line["seconds_before"])
+            if line["seconds_before"]:  # 0 where a network that was trained for another speed-up served again
+                seconds[method].append(line["seconds_before"])
     names = {None: "none", "prune_aware": "prune-aware", "group_norm": "group norm"}
 
     def score(*key):
