@@ -29,3 +29,9 @@ def test_notebook_runs(path, tmp_path):
     assert cells and all(cell.execution_count for cell in cells)
     assert any(line.startswith("assert ") for cell in cells for line in cell.source.splitlines())
     assert path.read_bytes() == before
+
+
+def test_no_file_tells_of_the_machine():
+    for path in NOTEBOOKS:
+        text = path.read_text(encoding="utf-8")
+        assert "site-packages" not in text and "stderr" not in text
