@@ -63,3 +63,24 @@ def test_distillation_draws_to_the_teacher_and_leaves_it_alone(activation):
     assert distances[True] < 0.8 * distances[False]
     for value, old in zip(teacher.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
+
+
+def test_what_runs_along_runs_with_distillation_after_distillation_alone():
+    """Keras changes the bases of a functional model's class, which once put `Functional.call` before that of what runs along."""
+
+    class Doubled:
+        def call(self, inputs, training=None, mask=None):
+            return 2 * super().call(inputs, training=training, mask=mask)
+
+    x = inputs()
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x), int))).batch(32)
+    losses = keras.losses.SparseCategoricalCrossentropy(from_logits=True), None
+
+    def first_loss(prepare):
+        return finetune_model(classifier(), data, losses=losses, epochs=1, learning_rate=1e-9, teacher=classifier(seed=1), prepare=prepare)
+
+    alone = first_loss(None)["loss"][0]
+    doubled = classifier()
+    doubled.layers[-1].set_weights([2 * value for value in doubled.layers[-1].get_weights()])
+    expected = finetune_model(doubled, data, losses=losses, epochs=1, learning_rate=1e-9)["loss"][0]
+    assert first_loss(lambda _: (Doubled, {}, ()))["loss"][0] == pytest.approx(expected, rel=1e-5) != pytest.approx(alone, rel=1e-2)

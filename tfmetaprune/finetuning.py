@@ -38,8 +38,8 @@ def finetune_model(
       learning_rate: of the first step.
       teacher: a tf_keras model with the same inputs and outputs, to whose outputs those of the model are drawn as well (see
         `distillation`); None for the loss alone.
-      prepare: a callable(number of steps) -> (the class of the trained model, a `keras.Model`; its attributes, a dict;
-        callbacks), for what has to run along.
+      prepare: a callable(number of steps) -> (a mixin in front of the trained model's `keras.Model`; the model's attributes, a
+        dict; callbacks), for what has to run along.
       title: of the progress bar.
       optimizer: a callable(learning rate or schedule) -> optimizer.
 
@@ -94,8 +94,8 @@ def is_labelled(dataset) -> bool:
     return len(dataset.element_spec) > 1
 
 
-class _Distilled(keras.Model):
-    """A model whose training adds `distance(x, outputs)` to its loss."""
+class _Distilled:
+    """Mixin of a model whose training adds `distance(x, outputs)` to its loss."""
 
     distance = None
 
@@ -152,9 +152,9 @@ def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=
     loss, loss_weights = losses
     loss = _usual_loss(model, dataset) if loss is None else _for_labels(loss, dataset)
     single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
-    classes = ([] if teacher is None else [_Distilled]) + ([] if extra is None else [extra[0]])
-    make = type("Trained", tuple(classes), {}) if len(classes) > 1 else (*classes, keras.Model)[0]
-    view = make(model.input, model.output)
+    mixins = ([] if teacher is None else [_Distilled]) + ([] if extra is None else [extra[0]])
+    # A class of its own each time: Keras changes the bases of what is made from inputs and outputs, for good.
+    view = type("Trained", (*mixins, keras.Model), {})(model.input, model.output)
     if teacher is not None:
         view.distance = distillation(teacher, loss)
     for name, value in ({} if extra is None else extra[1]).items():

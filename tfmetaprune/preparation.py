@@ -171,8 +171,8 @@ class MaskedOutputs:
         return tf.nest.pack_sequence_as(model.output, outputs)
 
 
-class _Masked(keras.Model):
-    """A model that puts out what is left of it while it is trained."""
+class _Masked:
+    """Mixin of a model that puts out what is left of it while it is trained."""
 
     masked_outputs = None
 
@@ -180,8 +180,8 @@ class _Masked(keras.Model):
         return self.masked_outputs(inputs) if training else super().call(inputs, training=training, mask=mask)
 
 
-class _Regularized(keras.Model):
-    """A model with something added to its loss while it is trained."""
+class _Regularized:
+    """Mixin of a model with something added to its loss while it is trained."""
 
     penalty = None
 

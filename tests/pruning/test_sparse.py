@@ -168,8 +168,8 @@ def test_wrapping_a_kernel_equals_tf_mots_wrapping_of_the_layers():
 
     plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.75, scope="layer"))
     training = SparseTraining(model, plan)
-    trained, attributes, callbacks = training(24)
-    ours = trained(model.input, model.output)
+    mixin, attributes, callbacks = training(24)
+    ours = type("Ours", (mixin, keras.Model), {})(model.input, model.output)
     for name, value in attributes.items():
         setattr(ours, name, value)
     ours.compile(keras.optimizers.SGD(0.1), loss)

@@ -55,8 +55,8 @@ class PrunableKernel(keras.layers.Layer):
         return inputs
 
 
-class WrappedModel(keras.Model):
-    """A functional model in front of which TF-MOT's wrappers run, set as `wrappers`."""
+class WrappedModel:
+    """Mixin of a functional model in front of which TF-MOT's wrappers run, set as `wrappers`."""
 
     def call(self, inputs, training=None, mask=None):
         for wrapper in self.wrappers:
@@ -81,7 +81,7 @@ class SparseTraining:
         self.wrappers = []
 
     def __call__(self, num_steps: int):
-        """Returns the class of the trained model, its attributes and the callbacks it needs.
+        """Returns the mixin of the trained model, its attributes and the callbacks it needs.
 
         Args:
           num_steps: how many steps the training has in all.
