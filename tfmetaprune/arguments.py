@@ -5,7 +5,7 @@ import numbers
 
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.latency_target import LatencyTarget
-from tfmetaprune.pruning import CRITERIA, NEEDING_DATA, REPAIRS
+from tfmetaprune.pruning import CRITERIA, NEEDING_DATA, REPAIRS, needs_statistics
 
 
 def check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight):
@@ -144,5 +144,5 @@ def check_train_data(train_data, criterion, metanetwork, finetune, repair):
         )
         nones = ", ".join(f"{name}=None" for name in needing)
         raise ArgumentError(f"prune: expected train_data for {named}, got None. Pass train_data, or set {nones}.")
-    if criterion == "fisher":
-        raise ArgumentError("prune: expected train_data for criterion='fisher', got None. Pass some.")
+    if needs_statistics(criterion):
+        raise ArgumentError(f"prune: expected train_data for criterion={criterion!r}, got None. Pass some.")

@@ -4,7 +4,7 @@ import math
 import numbers
 
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.pruning import CRITERIA
+from tfmetaprune.pruning import CRITERIA, needs_statistics
 
 
 def name_of(value):
@@ -40,5 +40,5 @@ def check_options(speedup, start_epoch, end_epoch, data, criterion, metanetwork,
         raise ArgumentError(
             f"MetaPruning: expected data for metanetwork={name_of(metanetwork)!r}, got None. Pass data=..., or metanetwork=None."
         )
-    if data is None and criterion == "fisher":
-        raise ArgumentError("MetaPruning: expected data for criterion='fisher', got None. Pass data=..., or use 'group_l2'.")
+    if data is None and needs_statistics(criterion):
+        raise ArgumentError(f"MetaPruning: expected data for criterion={criterion!r}, got None. Pass data=..., or use 'group_l2'.")

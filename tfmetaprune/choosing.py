@@ -7,7 +7,7 @@ import numpy as np
 
 from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metanet.generate import generate
-from tfmetaprune.pruning import make_plan, rebuild_model, scorer
+from tfmetaprune.pruning import make_plan, needs_statistics, rebuild_model, scorer
 from tfmetaprune.pruning.search import search_scores
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace
@@ -39,7 +39,7 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
       seed: of the labels that are sampled for the Fisher information.
     """
     statistics = None
-    if metanetwork is not None or criterion == "fisher":
+    if metanetwork is not None or needs_statistics(criterion):
         with progress_bar("Measuring channel statistics"):
             statistics = channel_statistics(trace, dataset, seed=seed)
     if metanetwork is None:

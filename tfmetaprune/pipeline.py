@@ -99,7 +99,8 @@ def prune(
         "unstructured" (single weights), "N:M" such as "2:4" (N of every M weights in a row along the input axis stay), "block"
         (blocks of `block_shape`), "xnnpack" (the 1x1 convolutions of models that TF-MOT's policy for XNNPACK accepts);
         or "structured+unstructured", one after the other. Layers that stay dense are named in the report, with why.
-      criterion: "group_l2", "group_l2_max", "fisher", "random", or a callable(trace) -> importance, float [num_units].
+      criterion: "group_l2", "group_l2_max", "fisher", "group_l2_fisher" (both added), "random", or a callable(trace) -> importance,
+        float [num_units].
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
         (docs/own_metanetwork.md), or None. "default" is the shipped one where it gains on validation data (docs/quality.md): "digits"
         with `repair` "bn" or None; else none, and the report says why ("metanetwork_note"): with "least_squares" it makes no

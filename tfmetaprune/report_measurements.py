@@ -8,7 +8,10 @@ from tfmetaprune.pipeline import prune
 from tfmetaprune.report.page_reading import contents_of, read_folder
 
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0, 6.0)
-_CRITERIA = {"group_l2": "group L2", "group_l2_max": "group L2, max-normalised", "fisher": "Fisher", "random": "random"}
+_CRITERIA = {
+    "group_l2": "group L2", "group_l2_max": "group L2, max-normalised", "fisher": "Fisher", "group_l2_fisher": "group L2 and Fisher",
+    "random": "random",
+}  # fmt: skip
 
 
 def measure_curve(folder, original, train_data, validation_data, *, split="validation data", speedups=SPEEDUPS, seed=0, progress=None):

@@ -22,6 +22,7 @@ from tfmetaprune.metanet import (
     sweeps,
     tiles,
 )
+from tfmetaprune.pruning import scorer
 from tfmetaprune.trace import trace_model
 
 L = keras.layers
@@ -86,6 +87,18 @@ def test_untrained_is_the_identity_and_one_instance_serves_all_sizes(name):
 def graph_with_statistics(trace):
     statistics = np.random.default_rng(1).normal(size=(trace.channels.num_units, len(schema.STATISTICS_NAMES)))
     return encode_graph(trace, statistics)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_untrained_with_fisher_weight_ranks_as_the_criterion_of_both(dense):
+    trace = trace_model(ZOO["residual"]())
+    statistics = np.random.default_rng(1).normal(size=(trace.channels.num_units, len(schema.STATISTICS_NAMES)))
+    metanet = MetaNetwork(MetaNetConfig(hidden=6, num_layers=2, fisher_weight=1.0))
+    score = outputs(metanet(encode_graph(trace, statistics), dense=dense))["score"]
+    score = tf.math.unsorted_segment_mean(score, trace.channels.unit_of_node, trace.channels.num_units)
+    everything = np.ones(trace.channels.num_units, bool)
+    expected = scorer(trace, "group_l2_fisher", statistics=statistics)(everything)
+    np.testing.assert_allclose(scorer(trace, "group_l2")(everything) + score, expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

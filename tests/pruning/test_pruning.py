@@ -198,19 +198,31 @@ def test_scores_are_safe_for_zeros():
     assert make_plan(trace_model(model), speedup=2).speedup >= 2
 
 
-@pytest.mark.parametrize("criterion", ["group_l2", "group_l2_max", "random", "fisher", unit_importance])
+@pytest.mark.parametrize("criterion", ["group_l2", "group_l2_max", "random", "fisher", "group_l2_fisher", unit_importance])
 def test_criteria(criterion):
     trace = trace_model(ZOO["plain_cnn"]())
     statistics = np.random.default_rng(0).normal(size=(trace.channels.num_units, 4))
     plan = make_plan(trace, criterion, speedup=2, statistics=statistics)
     assert 2 <= plan.speedup < 2.5
-    if criterion in ("random", "fisher"):
+    if criterion in ("random", "fisher", "group_l2_fisher"):
         return
     weakest = unit_importance(trace).numpy()
     for group in channel_groups(trace):
         if group.prunable and callable(criterion):  # estimated once: within a group the weakest go
             kept = plan.keep[group.units]
             assert kept.all() or weakest[group.units][kept].min() > weakest[group.units][~kept].max()
+
+
+def test_l2_and_fisher_rank_by_their_product():
+    trace = trace_model(ZOO["plain_cnn"]())
+    everything = np.ones(trace.channels.num_units, bool)
+    fisher = np.random.default_rng(0).gamma(1.0, size=trace.channels.num_units)
+    statistics = np.zeros((trace.channels.num_units, 4), np.float32)
+    statistics[:, 2] = np.log(fisher)
+    scores = scorer(trace, "group_l2_fisher", statistics=statistics)(everything)
+    product = unit_importance(trace).numpy() * fisher
+    for units in (group.units for group in channel_groups(trace)):
+        np.testing.assert_array_equal(np.argsort(scores[units]), np.argsort(product[units]))
 
 
 def test_added_score_decides():
@@ -308,6 +320,8 @@ def test_bad_arguments():
         make_plan(trace, "l3", speedup=2)
     with pytest.raises(ArgumentError, match="'fisher': expected channel statistics"):
         scorer(trace, "fisher")
+    with pytest.raises(ArgumentError, match="'group_l2_fisher': expected channel statistics"):
+        scorer(trace, "group_l2_fisher")
     with pytest.raises(ArgumentError, match="score: expected 28 finite numbers"):
         make_plan(trace, speedup=2, score=np.full(28, np.nan))
     with pytest.raises(ArgumentError, match="scores: expected 28 finite numbers"):

@@ -49,6 +49,7 @@ def meta_train(
     name: Annotated[str, typer.Option(help="Name of the metanetwork.")] = "universal",
     hidden: Annotated[int, typer.Option(help="Width of the metanetwork.", min=2)] = 16,
     layers: Annotated[int, typer.Option(help="Message passing layers of the metanetwork.", min=1)] = 3,
+    fisher_weight: Annotated[float, typer.Option(help="Of the Fisher information in the scores from the start.", min=0)] = 0.0,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ):
@@ -72,7 +73,7 @@ def meta_train(
                     out, zoo, name=name, families=names(families), data=names(data), num_validation=num_validation,
                     validation_families=names(validation_families), validation_data=names(validation_data),
                     validation_repair=validation_repair, settings=settings, strategy=strategy, resume=resume,
-                    config=MetaNetConfig(hidden=hidden, num_layers=layers), progress=progress,
+                    config=MetaNetConfig(hidden=hidden, num_layers=layers, fisher_weight=fisher_weight), progress=progress,
                 )  # fmt: skip
         else:
             with quiet():

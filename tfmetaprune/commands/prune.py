@@ -48,7 +48,7 @@ def prune(
     method: Annotated[
         str, typer.Option(help="structured, unstructured, N:M, block, structured+unstructured or xnnpack.", **_CHOICE)
     ] = "structured",
-    criterion: Annotated[str, typer.Option(help="group_l2, group_l2_max, fisher or random.", **_CHOICE)] = "group_l2",
+    criterion: Annotated[str, typer.Option(help="group_l2, group_l2_max, fisher, group_l2_fisher or random.", **_CHOICE)] = "group_l2",
     metanetwork: Annotated[
         str, typer.Option(help="Name or path of one, none, or default: where it gains.", **_CHOICE)
     ] = "default",
@@ -148,7 +148,7 @@ def _or_none(name):
 def _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps):
     needing = {
         f"--metanetwork {metanetwork}": metanetwork not in (None, "default"),
-        f"--criterion {criterion}": criterion == "fisher",
+        f"--criterion {criterion}": criterion in ("fisher", "group_l2_fisher"),
         f"--repair {repair}": repair in ("least_squares", "bn"),
         f"--epochs {epochs}": bool(epochs),
         "--distill": distill,

@@ -20,6 +20,8 @@ class MetaNetConfig:
         (mean, standard deviation, maximum and minimum; arXiv 2506.12041).
       ratio: step size of the changed weights, > 0: a kernel changes by ratio * output * its root mean square.
       score_scale: factor of the channel scores, at least 0.
+      fisher_weight: factor of 1/2 log(Fisher information / mean of the group), which is added to the scores, at least 0; with 1 an
+        untrained metanetwork on top of group L2 ranks channels as the criterion "group_l2_fisher" does.
       tap_hidden: width of the two small networks that read the position of a kernel's tap, at least 1.
 
     Raises:
@@ -35,6 +37,7 @@ class MetaNetConfig:
     message_passing: str = "sum_rms"
     ratio: float = 0.2
     score_scale: float = 2.0
+    fisher_weight: float = 0.0
     tap_hidden: int = 32
 
     def __post_init__(self):
@@ -50,7 +53,7 @@ class MetaNetConfig:
                 f"MetaNetConfig: expected message_passing to be one of {MESSAGE_PASSING}, "
                 f"got {self.message_passing!r}. Choose one of these."
             )
-        for name in ("ratio", "score_scale"):
+        for name in ("ratio", "score_scale", "fisher_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise ArgumentError(

@@ -26,7 +26,8 @@ class MetaNetwork(keras.Model):
 
     Kernels of every shape share their weights: an edge state is the sum over taps of weight * phi(position of the tap),
     and the change of a tap is the product of the decoded edge state with psi(position). The decoders' last layers start
-    at zero, so that an untrained metanetwork changes nothing, bit for bit, and every score is 0. Moving statistics never
+    at zero, so that an untrained metanetwork changes nothing, bit for bit, and every score is 0, or the Fisher part of it
+    that the config asks for. Moving statistics never
     change. Relabelling channels permutes the outputs and nothing else.
 
     Args:
@@ -192,7 +193,7 @@ class MetaNetwork(keras.Model):
         psi = self.config.ratio * self.channel_output(tiling.channel_taps.positions)
         change = tf.reduce_sum(tf.gather(e, singles.edge) * tf.gather(psi, singles.tap), 1)
         changed += [single_weights + change * tf.gather(single_scale, singles.block)]
-        return *self._decode_nodes(h, parameters, present), tf.concat(changed, 0)
+        return *self._decode_nodes(h, parameters, present, statistics), tf.concat(changed, 0)
 
     def _run_generic(self, parameters, present, statistics, frozen, weights, graph):
         gnn, relative, scales, powers, states = tfgnn(), {}, {}, {}, {}
@@ -230,7 +231,7 @@ class MetaNetwork(keras.Model):
             state = silu(decoder(layer_norm(states[name])))
             vectors = network.vectors(schema.edge_set_taps(name))
             changed[name] = value + self.config.ratio * scales[name] * tf.matmul(state, vectors, transpose_b=True)
-        return *self._decode_nodes(h, parameters, present), changed
+        return *self._decode_nodes(h, parameters, present, statistics), changed
 
     def _encode_nodes(self, parameters, present, statistics, frozen, levels):
         values = dict(zip(schema.COLUMNS, tf.unstack(parameters, axis=1)))
@@ -239,13 +240,15 @@ class MetaNetwork(keras.Model):
         inputs = tf.concat([tf.stack([*values.values(), *levels], 1), present, statistics, frozen], 1)
         return self.node_encoder(tf.clip_by_value(inputs, -_LIMIT, _LIMIT))
 
-    def _decode_nodes(self, h, parameters, present):
+    def _decode_nodes(self, h, parameters, present, statistics):
         """Returns the changed parameters [num_nodes, P] and the scores [num_nodes]."""
         output = self.node_output(self.node_decoder(layer_norm(h)))
         step = self.config.ratio * output[:, :-1] * present
         factors = np.float32([name in _MULTIPLIED for name in schema.COLUMNS])
         terms = np.float32([name not in _MULTIPLIED + _FIXED for name in schema.COLUMNS])
-        return parameters * (1.0 + step * factors) + step * terms, self.config.score_scale * output[:, -1]
+        fisher = 0.5 * statistics[:, schema.LOG_FISHER]
+        score = self.config.score_scale * output[:, -1] + self.config.fisher_weight * fisher
+        return parameters * (1.0 + step * factors) + step * terms, score
 
 
 def _scales_and_levels(tiling, flat):

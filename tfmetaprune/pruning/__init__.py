@@ -3,7 +3,14 @@
 from tfmetaprune.pruning.cost import Cost, MacTerm, cost, mac_terms, total_macs
 from tfmetaprune.pruning.data_free import fold_averages
 from tfmetaprune.pruning.groups import ChannelGroup, channel_groups
-from tfmetaprune.pruning.importance import CRITERIA, GroupL2, normalized_score, scorer, unit_importance
+from tfmetaprune.pruning.importance import (
+    CRITERIA,
+    GroupL2,
+    needs_statistics,
+    normalized_score,
+    scorer,
+    unit_importance,
+)
 from tfmetaprune.pruning.least_squares import Fitted, fit_least_squares
 from tfmetaprune.pruning.masking import run_masked
 from tfmetaprune.pruning.methods import NEEDING_DATA, REPAIRS, repair_model
@@ -15,5 +22,5 @@ __all__ = [
     "CRITERIA", "ChannelGroup", "Cost", "Fitted", "GroupL2", "MacTerm", "NEEDING_DATA", "PruningPlan", "REPAIRS",
     "channel_groups", "cost", "fit_least_squares", "fold_averages", "mac_terms", "make_plan", "normalized_score",
     "plan_from_keep", "rebuild_model", "reestimate_bn", "repair_model", "replace_weights", "run_masked",
-    "scorer", "total_macs", "unit_importance",
+    "needs_statistics", "scorer", "total_macs", "unit_importance",
 ]  # fmt: skip

@@ -6,11 +6,11 @@ import numpy as np
 
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
+from tfmetaprune.graph.schema import LOG_FISHER
 from tfmetaprune.layers import get_weight
 from tfmetaprune.trace import ModelTrace
 
-CRITERIA = ("group_l2", "group_l2_max", "fisher", "random")
-LOG_FISHER = 2  # column of the channel statistics: log(Fisher information / mean of the group)
+CRITERIA = ("group_l2", "group_l2_max", "fisher", "group_l2_fisher", "random")
 _TINY = 1e-12  # the smallest importance relative to its group that is told from zero
 
 
@@ -131,11 +131,14 @@ def scorer(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function that scores the units of a partly pruned model.
 
+    "fisher" scores 1/2 log(Fisher information / mean of the group), as `channel_statistics` measures it; "group_l2_fisher" adds that to
+    the score of "group_l2", so that it ranks by the product of both importances.
+
     Args:
       trace: the traced model.
       criterion: one of `CRITERIA`; or a callable(trace) -> importance, float [num_units]; or the scores themselves.
       weights: (layer path, weight name) -> tensor in place of the model's own.
-      statistics: float [num_units, S], the channel statistics, for "fisher".
+      statistics: float [num_units, S], the channel statistics, if `needs_statistics(criterion)`.
       seed: for "random".
 
     Returns:
@@ -151,21 +154,27 @@ def scorer(
     if not isinstance(criterion, str):
         scores = check_numbers(criterion, num_units, "scores")
         return lambda keep: scores
+    if needs_statistics(criterion) and statistics is None:
+        raise ArgumentError(f"Criterion {criterion!r}: expected channel statistics, got none. Give data, or use criterion 'group_l2'.")
     if criterion in ("group_l2", "group_l2_max"):
         group_l2, normalizer = GroupL2(trace, weights), "mean" if criterion == "group_l2" else "max"
         return lambda keep: normalized_score(group_l2(keep), group_of_unit, normalizer, keep).numpy()
     if criterion == "random":
         scores = np.random.default_rng(seed).normal(size=num_units).astype(np.float32)
         return lambda keep: scores
-    if criterion == "fisher":
-        if statistics is None:
-            raise ArgumentError(
-                "Criterion 'fisher': expected channel statistics, got none. Give data, or use criterion 'group_l2'."
-            )
-        scores = check_numbers(0.5 * np.asarray(statistics)[:, LOG_FISHER], num_units, "statistics")
-        return lambda keep: scores
+    if needs_statistics(criterion):
+        fisher = check_numbers(0.5 * np.asarray(statistics)[:, LOG_FISHER], num_units, "statistics")
+        if criterion == "fisher":
+            return lambda keep: fisher
+        group_l2 = scorer(trace, "group_l2", weights=weights)
+        return lambda keep: group_l2(keep) + fisher
     names = ", ".join(CRITERIA)
     raise ArgumentError(f"Criterion: expected one of {names} or a callable, got {criterion!r}. Use 'group_l2'.")
+
+
+def needs_statistics(criterion) -> bool:
+    """Whether a criterion is measured on data: needs the channel statistics."""
+    return isinstance(criterion, str) and criterion in ("fisher", "group_l2_fisher")
 
 
 def check_numbers(values, num_units: int, name: str) -> np.ndarray:

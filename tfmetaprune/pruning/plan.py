@@ -133,7 +133,7 @@ def make_plan(
       traffic_weight: how much lower channels are ranked that move much memory for their MACs (see `traffic.traffic_score`), at
         least 0. It decides where importances are nearly equal: 0.05 outweighs differences of about 15 % at most.
       weights: (layer name, weight name) -> tensor in place of the model's own, for the L2 criteria.
-      statistics: float [num_units, S], the channel statistics, for "fisher".
+      statistics: float [num_units, S], the channel statistics, for a criterion that needs them.
       seed: for "random".
 
     Raises:
