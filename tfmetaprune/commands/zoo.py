@@ -1,4 +1,4 @@
-"""`tfmetaprune zoo make` and `tfmetaprune zoo list`."""
+"""`tfmetaprune zoo make`, `zoo search` and `zoo list`."""
 
 import pathlib
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import DataDir, Json, Quiet, names, quiet, results, use_data_dir
+from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, names, quiet, results, use_data_dir
 
 zoo = typer.Typer(help="Data models: trained networks that metanetworks learn from.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
@@ -49,6 +49,42 @@ def make(
         if as_json:
             done.write(logged_models(folder))
         done.show(f"{folder}: {len(files)} data models")
+
+
+@zoo.command(
+    epilog=examples(
+        "tfmetaprune zoo search runs/zoo",
+        "tfmetaprune zoo search runs/zoo --families plain_cnn,mlp --data digits --criterion fisher --steps 100",
+    )
+)
+def search(
+    folder: Folder,
+    families: Annotated[str | None, typer.Option(help="Names of families, with commas.", show_default="all")] = None,
+    data: Annotated[str | None, typer.Option(help="Names of data sets, with commas.", show_default="all")] = None,
+    data_dir: DataDir = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Those with seeds from 1000 on as well.")] = False,
+    steps: Annotated[int, typer.Option(help="Steps of each search.", min=1)] = 150,
+    speedup: Annotated[float, typer.Option(help="MACs before / MACs after to search for.", min=1)] = 6.0,
+    criterion: Annotated[str, typer.Option(help="Whose scores to start from, as for prune.")] = "group_l2",
+    seed: Seed = 0,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
+):
+    """Searches for the channels that each data model should keep, for `meta-train --objective searched`; it can be broken off."""
+    use_data_dir(data_dir)
+    with results(as_json, is_quiet) as done:
+        with quiet():
+            from tfmetaprune.metatrain.searching import SearchSettings, logged_searches, search_data_models
+            from tfmetaprune.report.progress import stage_progress
+        with stage_progress() as progress:
+            files = search_data_models(
+                folder, families=names(families), data=names(data), held_out=held_out,
+                settings=SearchSettings(criterion, steps, speedup, seed),
+                progress=lambda _, number, total: progress("searches", number, total),
+            )  # fmt: skip
+        rows = logged_searches(folder, files)
+        done.write(rows)
+        done.show(f"{folder}: {len(files)} searches, {sum(row['seconds'] for row in rows) / len(rows):.1f} seconds each")
 
 
 @zoo.command("list", epilog=examples("tfmetaprune zoo list runs/zoo", "tfmetaprune zoo list runs/zoo --json"))

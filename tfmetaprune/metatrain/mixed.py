@@ -16,6 +16,7 @@ from tfmetaprune.metanet.pretrained import load_card
 from tfmetaprune.metatrain.command import HELD_OUT_SEED, PACKAGES
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, list_data_models
 from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
+from tfmetaprune.metatrain.searching import load_searched
 from tfmetaprune.metatrain.select import NONE, load_judges, pruning_objective, select
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import logged_seconds
@@ -78,13 +79,14 @@ def meta_train_on_zoo(
       The card, a JSON-able dict; None on workers other than the chief.
 
     Raises:
-      ArgumentError: the zoo has no data models for this.
+      ArgumentError: the zoo has no data models for this, or no searches for the objective "searched".
     """
     strategy = make_strategy(strategy)
     settings, config, report = settings or MetaTraining(), config or MetaNetConfig(), progress or (lambda *_: None)
     out, chief = pathlib.Path(out), is_chief(strategy)
     files = split_zoo(zoo, families=families, data=data)
     datasets = {each: _train_split(each) for each in sorted({file.data for file in files})}
+    found, search = _searches(zoo, files) if settings.objective == "searched" else (None, None)
     models = [file.load(zoo) for file in files]
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
@@ -101,7 +103,7 @@ def meta_train_on_zoo(
         return float(values.mean())
 
     trainer = MetaTrainer(
-        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None
+        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None, found
     )
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, settings.steps))
     if not chief:
@@ -123,7 +125,7 @@ def meta_train_on_zoo(
         "data_models": {"trained_on": [file.file_name for file in files], "validated_on": [file.file_name for file in judged]},
         "config": config.to_dict(),
         "parameters": int(sum(np.prod(v.shape) for v in metanet.trainable_variables)),
-        "training": dataclasses.asdict(settings),
+        "training": dataclasses.asdict(settings), **({"search": search._asdict()} if search else {}),
         "seconds": {"meta_training": round(logged_seconds(out / "log.jsonl"))},
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     }  # fmt: skip
@@ -138,6 +140,18 @@ def meta_train_on_zoo(
     save_metanetwork(metanet, out / f"{name}.keras", card)
     gather(strategy, 0)
     return card
+
+
+def _searches(zoo, files):
+    """Returns what has been found for each data model, and the settings of the searches, which are the same for all."""
+    searches = [load_searched(zoo, file) for file in files]
+    settings = {search.settings for search in searches}
+    if len(settings) > 1:
+        raise ArgumentError(
+            f"Zoo {zoo}: expected searches with the same settings for all data models, got {len(settings)} kinds. Make them the same: "
+            f"tfmetaprune zoo search {zoo}"
+        )
+    return [search.found for search in searches], settings.pop()
 
 
 def select_on_zoo(

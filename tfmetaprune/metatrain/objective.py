@@ -11,6 +11,7 @@ import numpy as np
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.graph import decode_blocks, graph_layout
 from tfmetaprune.layers import get_weight
+from tfmetaprune.metatrain.data_models import augmented
 from tfmetaprune.pruning.group_norm import group_norm
 from tfmetaprune.pruning.importance import normalized_score, unit_importance
 from tfmetaprune.pruning.masking import run_masked
@@ -56,6 +57,16 @@ class Objective:
           to everything generated.
         """
         raise NotImplementedError(f"{type(self).__name__}.decode")
+
+    def prepare(self, x, y, rng):
+        """Makes examples a batch for `batch_loss`: changes them a little, at random.
+
+        Args:
+          x: images or series [batch, ...].
+          y: int labels [batch].
+          rng: a `numpy.random.Generator`.
+        """
+        return augmented(x, rng), y
 
     def unit_score(self, score):
         """Returns the scores of the units, float32 [num_units], from those of the nodes, [num_nodes]."""

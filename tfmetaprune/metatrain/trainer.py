@@ -16,11 +16,11 @@ from tfmetaprune.errors import ArgumentError, MetaNetworkError
 from tfmetaprune.graph import channel_statistics, encode_graph, graph_layout
 from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATISTICS, WEIGHT
 from tfmetaprune.metanet import MetaNetwork
-from tfmetaprune.metatrain.data_models import augmented
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.keeping import BestKeeper
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
+from tfmetaprune.metatrain.repaired_objectives import SearchedObjective
 from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
 from tfmetaprune.report.board import ScalarBoard
@@ -46,6 +46,7 @@ OBJECTIVES = {
     "published_sparse": lambda trace, settings: [
         PublishedSparseObjective(trace, regularization=settings.regularization)
     ],
+    "searched": lambda trace, settings: [SearchedObjective(trace)],
 }  # fmt: skip
 
 # of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
@@ -130,7 +131,7 @@ class MetaTraining:
 
 class DataModel(NamedTuple):
     """A trained network to learn from: its architecture's `MetaGradient` for each objective, its graph as raw tensors, its own
-    weights, the examples it is run on."""
+    weights (and what else its objective compares with), the examples it is run on."""
 
     gradients: list[MetaGradient]
     graph: Mapping
@@ -183,13 +184,15 @@ class MetaTrainer:
       validate: a callable(metanet) -> what is to be as high as possible; it is called before the first step, every
         `settings.validate_every` steps and after the last one, and the best metanetwork is what training ends with. None
         to end with the last.
+      found: for the objective "searched" alone: what a search has found, float [num_units] for each of the data models.
 
     Raises:
-      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets not the models.
+      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets or `found` not the models or the
+        objective.
     """
 
     def __init__(
-        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None
+        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None, found=None
     ):  # fmt: skip
         self.metanet, self.settings = metanet, settings
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -202,12 +205,23 @@ class MetaTrainer:
                 f"MetaTrainer: expected a dataset for each of the {len(models)} models, got {len(datasets)}. Give one for each, or "
                 f"a single one for all."
             )
+        searched = settings.objective == "searched"
+        if searched != (found is not None) or (searched and len(found) != len(models)):
+            raise ArgumentError(
+                f"MetaTrainer: expected what a search has found for each of the {len(models)} models with objective 'searched', and with "
+                f"this alone, got {0 if found is None else len(found)} with {settings.objective!r}. Search first: tfmetaprune zoo search"
+            )
         examples = {id(each): dataset_arrays(each) for each in {id(each): each for each in datasets}.values()}
         compiled = {}
         self.data_models = [
             self._data_model(trace_model(model), each, examples[id(each)], compiled)
             for model, each in zip(models, datasets)
         ]
+        if searched:
+            self.data_models = [
+                each._replace(original=each.gradients[0].objective.with_found(each.original, one))
+                for each, one in zip(self.data_models, found)
+            ]
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
                 _learning_rate(settings), weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
@@ -248,7 +262,7 @@ class MetaTrainer:
         gradient = gradients[rng.integers(len(gradients))] if len(gradients) > 1 else gradients[0]
         target = gradient.objective.draw_target(rng)
         noise = rng.normal(size=gradient.objective.num_units).astype(np.float32)
-        batches = ((augmented(images[indices], rng), labels[indices]) for indices in chosen)
+        batches = (gradient.objective.prepare(images[indices], labels[indices], rng) for indices in chosen)
         return Item(data_model, gradient, float(target), noise, batches)
 
     def _replica_gradient(self, items):

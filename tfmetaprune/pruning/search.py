@@ -51,27 +51,47 @@ def search_scores(
       DataError: there are no data, or they do not fit the model.
       NothingToPruneError: no channel can go, or the speed-up is out of reach.
     """
-    inputs = _read(trace, dataset)
-    plan = make_plan(trace, start, speedup=speedup, step=1.0)
-    fitted = fit_least_squares(trace, plan.keep, dataset, num_samples=_TRIED, seed=seed)  # which layers can be fitted
-    step = _Step(trace, TracedFit(trace, only=fitted.solved))
-    count = int(inputs[0].shape[0])
-    most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[:1] for value in inputs])))
-    num_fitted = min(FITTED, max(1, count // 2), max(1, most // 2))
-    num_compared = min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
-    rng = np.random.default_rng(seed)
-    scores = tf.Variable(np.asarray(start, np.float32))
-    optimizer = keras.optimizers.Adam(LEARNING_RATE, beta_2=0.99, jit_compile=False)
-    for _ in range(steps):
-        order = rng.permutation(count)
-        chosen = order[:num_fitted], order[-num_compared:]
-        batches = [[tf.gather(value, indices) for value in inputs] for indices in chosen]
-        target = np.float32(speedup ** rng.uniform(*REACH))
-        noise = NOISE * rng.standard_normal(scores.shape[0]).astype(np.float32)
-        optimizer.apply_gradients([(step.gradient(scores + noise, target, *batches), scores)])
-        if progress is not None:
-            progress()
-    return scores.numpy() - np.asarray(start, np.float32)
+    return Search(trace)(start, dataset, speedup=speedup, steps=steps, memory_bytes=memory_bytes, seed=seed, progress=progress)
+
+
+class Search:
+    """The search on one architecture; what has been compiled serves the next model as well.
+
+    Args:
+      trace: the traced model, whose weights may be set anew between two calls.
+    """
+
+    def __init__(self, trace: ModelTrace):
+        self._trace, self._steps = trace, {}
+
+    def __call__(
+        self, start, dataset, *, speedup: float, steps: int, memory_bytes: int = MEMORY_BYTES, seed: int = 0, progress=None
+    ) -> np.ndarray:  # fmt: skip
+        """Searches for the weights that the model has now; arguments, result and errors as for `search_scores`."""
+        trace = self._trace
+        inputs = _read(trace, dataset)
+        plan = make_plan(trace, start, speedup=speedup, step=1.0)
+        solved = fit_least_squares(trace, plan.keep, dataset, num_samples=_TRIED, seed=seed).solved  # which layers can be fitted
+        if solved not in self._steps:
+            self._steps[solved] = _Step(trace, TracedFit(trace, only=solved))
+        step = self._steps[solved]
+        count = int(inputs[0].shape[0])
+        most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[:1] for value in inputs])))
+        num_fitted = min(FITTED, max(1, count // 2), max(1, most // 2))
+        num_compared = min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
+        rng = np.random.default_rng(seed)
+        scores = tf.Variable(np.asarray(start, np.float32))
+        optimizer = keras.optimizers.Adam(LEARNING_RATE, beta_2=0.99, jit_compile=False)
+        for _ in range(steps):
+            order = rng.permutation(count)
+            chosen = order[:num_fitted], order[-num_compared:]
+            batches = [[tf.gather(value, indices) for value in inputs] for indices in chosen]
+            target = np.float32(speedup ** rng.uniform(*REACH))
+            noise = NOISE * rng.standard_normal(scores.shape[0]).astype(np.float32)
+            optimizer.apply_gradients([(step.gradient(scores + noise, target, *batches), scores)])
+            if progress is not None:
+                progress()
+        return scores.numpy() - np.asarray(start, np.float32)
 
 
 def _read(trace, dataset) -> list[tf.Tensor]:
@@ -97,16 +117,26 @@ class _Step:
     def _gradient(self, scores, speedup, fitted, compared):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(scores)
-            loss = self._loss(self._masks(scores, speedup), fitted, compared)
+            loss = repaired_error(self._trace, self._fit, self._masks(scores, speedup), fitted, compared, {})
         return tf.convert_to_tensor(tape.gradient(loss, scores))
 
-    def _loss(self, mask, fitted, compared):
-        """The log of the mean squared error of the outputs, each relative to its variance."""
-        weights = self._fit(mask, fitted, {})
-        made, wanted = run_masked(self._trace, mask, compared, weights=weights), run_masked(self._trace, None, compared)
-        errors = []
-        for one, other in zip(made, wanted, strict=True):
-            one, other = tf.cast(one, tf.float32), tf.stop_gradient(tf.cast(other, tf.float32))
-            spread = tf.reduce_mean(tf.square(other - tf.reduce_mean(other, 0)))
-            errors.append(tf.math.divide_no_nan(tf.reduce_mean(tf.square(one - other)), spread))
-        return tf.math.log(tf.add_n(errors) / len(errors) + _LEAST)
+
+def repaired_error(trace: ModelTrace, fit: TracedFit, mask, fitted, compared, weights) -> tf.Tensor:
+    """Returns the log of the mean squared error of the outputs after the repair, each relative to its variance; a scalar.
+
+    Args:
+      trace: the traced model.
+      fit: of its architecture.
+      mask: float32 [num_units], 1 for units that remain, 0 for the others; gradients reach it.
+      fitted: list of the model's inputs to fit on, each of a fixed shape.
+      compared: the same, to compare outputs on.
+      weights: (layer path, weight name) -> tensor in place of the model's own, before the repair.
+    """
+    made = run_masked(trace, mask, compared, weights=fit(mask, fitted, weights))
+    wanted = run_masked(trace, None, compared, weights=weights)
+    errors = []
+    for one, other in zip(made, wanted, strict=True):
+        one, other = tf.cast(one, tf.float32), tf.stop_gradient(tf.cast(other, tf.float32))
+        spread = tf.reduce_mean(tf.square(other - tf.reduce_mean(other, 0)))
+        errors.append(tf.math.divide_no_nan(tf.reduce_mean(tf.square(one - other)), spread))
+    return tf.math.log(tf.add_n(errors) / len(errors) + _LEAST)
