@@ -19,13 +19,16 @@ from tfmetaprune.errors import ArgumentError
         "tfmetaprune meta-train --objective published --regularization 0.01 --out runs/published",
         "tfmetaprune meta-train --out runs/digits --resume",
         "tfmetaprune meta-train --zoo runs/zoo --out runs/universal --families plain_cnn,residual_cnn,mlp --steps 6000",
+        "tfmetaprune meta-train --zoo runs/zoo --objective searched --validation-repair least_squares --out runs/searched",
     ),
 )
 def meta_train(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
         "runs/digits"
     ),
-    objective: Annotated[str, typer.Option(help="structured, unstructured, n:m, sparse, published or published_sparse.")] = "structured",
+    objective: Annotated[
+        str, typer.Option(help="structured, unstructured, n:m, sparse, published, published_sparse, repaired or searched.")
+    ] = "structured",
     steps: Annotated[int, typer.Option(help="Number of meta-steps.", min=1)] = 3000,
     seed: Seed = 0,
     num_models: Annotated[int, typer.Option(help="Number of data models to train on.", min=1)] = 12,
@@ -57,7 +60,7 @@ def meta_train(
     weight = {} if regularization is None else {"regularization": regularization}
     use_data_dir(data_dir)
     with results(as_json, is_quiet) as done:
-        _check(objective, regularization, strategy)
+        _check(objective, regularization, strategy, zoo)
         if zoo is not None:
             with quiet():
                 from tfmetaprune.metanet import MetaNetConfig
@@ -99,7 +102,11 @@ def meta_train(
         done.show(f"Written to {out}: the metanetwork and its card")
 
 
-def _check(objective, regularization, strategy):
+def _check(objective, regularization, strategy, zoo):
+    if objective == "searched" and zoo is None:
+        raise ArgumentError(
+            "meta-train: expected --zoo DIR for --objective searched, got none. Make one: tfmetaprune zoo make DIR, then zoo search DIR"
+        )
     if regularization is not None and not objective.startswith("published"):
         raise ArgumentError(
             f"meta-train: expected a published objective with --regularization, got {objective!r}. Leave one of them out."

@@ -86,7 +86,7 @@ def meta_train_on_zoo(
     out, chief = pathlib.Path(out), is_chief(strategy)
     files = split_zoo(zoo, families=families, data=data)
     datasets = {each: _train_split(each) for each in sorted({file.data for file in files})}
-    found, search = _searches(zoo, files) if settings.objective == "searched" else (None, None)
+    rankings, search = _searches(zoo, files) if settings.objective == "searched" else (None, None)
     models = [file.load(zoo) for file in files]
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
@@ -103,7 +103,7 @@ def meta_train_on_zoo(
         return float(values.mean())
 
     trainer = MetaTrainer(
-        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None, found
+        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None, rankings
     )
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, settings.steps))
     if not chief:
@@ -143,7 +143,7 @@ def meta_train_on_zoo(
 
 
 def _searches(zoo, files):
-    """Returns what has been found for each data model, and the settings of the searches, which are the same for all."""
+    """Returns the scores that the search for each data model ended with, and the settings, which are the same for all."""
     searches = [load_searched(zoo, file) for file in files]
     settings = {search.settings for search in searches}
     if len(settings) > 1:
@@ -151,7 +151,7 @@ def _searches(zoo, files):
             f"Zoo {zoo}: expected searches with the same settings for all data models, got {len(settings)} kinds. Make them the same: "
             f"tfmetaprune zoo search {zoo}"
         )
-    return [search.found for search in searches], settings.pop()
+    return [search.start + search.found for search in searches], settings.pop()
 
 
 def select_on_zoo(

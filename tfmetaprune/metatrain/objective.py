@@ -126,7 +126,7 @@ class PruneAwareObjective(Objective):
 
     def draw_target(self, rng) -> np.float32:
         """Draws a speed-up."""
-        return np.float32(np.exp(rng.uniform(*np.log(self.speedups))))
+        return draw_speedup(rng, self.speedups)
 
     def decode(self, generated, target, noise):
         """See `Objective.decode`; the target is a speed-up."""
@@ -134,6 +134,11 @@ class PruneAwareObjective(Objective):
         decoded = decode_blocks(self.layout, parameters, weights, self.trace)
         base = normalized_score(unit_importance(self.trace, decoded), self.trace.channels.group_of_unit)
         return decoded, self.masks(base + self.unit_score(score) + NOISE * noise, target)
+
+
+def draw_speedup(rng, speedups) -> np.float32:
+    """Draws from a range of MACs ratios, evenly in their logarithm."""
+    return np.float32(np.exp(rng.uniform(*np.log(speedups))))
 
 
 class PublishedObjective(Objective):

@@ -18,7 +18,7 @@ from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metatrain.command import HELD_OUT_SEED
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile, list_data_models
 from tfmetaprune.metatrain.zoo import append_line, dataset_arrays
-from tfmetaprune.pruning import scorer
+from tfmetaprune.pruning import needs_statistics, scorer
 from tfmetaprune.pruning.search import Search
 from tfmetaprune.trace import trace_model
 
@@ -157,8 +157,8 @@ class _Searcher:
     def run(self, model, inputs, settings):
         """Returns the scores to start from and what was found, both float32 [num_units], for the weights of a model."""
         self._trace.model.set_weights(model.get_weights())
-        needs_statistics = "fisher" in settings.criterion
-        statistics = channel_statistics(self._trace, inputs, seed=settings.seed) if needs_statistics else None
+        needed = needs_statistics(settings.criterion)
+        statistics = channel_statistics(self._trace, inputs, seed=settings.seed) if needed else None
         estimate = scorer(self._trace, settings.criterion, statistics=statistics, seed=settings.seed)
         start = estimate(np.ones(self._trace.channels.num_units, bool))
         return start, self._search(start, inputs, speedup=settings.speedup, steps=settings.steps, seed=settings.seed)

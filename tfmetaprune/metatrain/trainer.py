@@ -20,9 +20,10 @@ from tfmetaprune.metatrain.distribution import check_distribution, gather, is_ch
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.keeping import BestKeeper
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
-from tfmetaprune.metatrain.repaired_objectives import SearchedObjective
+from tfmetaprune.metatrain.repaired_objectives import RepairedObjective, SearchedObjective
 from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
 from tfmetaprune.metatrain.zoo import dataset_arrays
+from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
 from tfmetaprune.trace import trace_model
 
@@ -46,6 +47,7 @@ OBJECTIVES = {
     "published_sparse": lambda trace, settings: [
         PublishedSparseObjective(trace, regularization=settings.regularization)
     ],
+    "repaired": lambda trace, settings: [RepairedObjective(trace, speedups=settings.speedups)],
     "searched": lambda trace, settings: [SearchedObjective(trace)],
 }  # fmt: skip
 
@@ -62,7 +64,7 @@ class MetaTraining:
       learning_rate: of AdamW at its peak.
       warmup: steps that lead up to it.
       weight_decay: of AdamW.
-      batch_size: images a batch.
+      batch_size: images a batch; None for 256, with objective "repaired" 448: as many as a step of the search takes.
       batches_per_step: batches that the loss of one data model is the mean of.
       models_per_step: data models, each with batches, a speed-up and noise of its own, that the loss of a step is the mean
         of; a multiple of the number of replicas.
@@ -88,7 +90,7 @@ class MetaTraining:
     learning_rate: float = 3e-3
     warmup: int = 20
     weight_decay: float = 1e-3
-    batch_size: int = 256
+    batch_size: int | None = None
     batches_per_step: int = 1
     models_per_step: int = 1
     objective: str = "structured"
@@ -104,6 +106,8 @@ class MetaTraining:
     patience: int = 5
 
     def __post_init__(self):
+        if self.batch_size is None:
+            object.__setattr__(self, "batch_size", FITTED + COMPARED if self.objective == "repaired" else 256)
         counts = ("steps", "batch_size", "batches_per_step", "models_per_step", "checkpoint_every", "validate_every", "patience")
         for name in counts:
             value, least = getattr(self, name), 0 if name == "patience" else 1
@@ -184,15 +188,15 @@ class MetaTrainer:
       validate: a callable(metanet) -> what is to be as high as possible; it is called before the first step, every
         `settings.validate_every` steps and after the last one, and the best metanetwork is what training ends with. None
         to end with the last.
-      found: for the objective "searched" alone: what a search has found, float [num_units] for each of the data models.
+      rankings: for the objective "searched" alone: the scores that a search has ended with, float [num_units] for each data model.
 
     Raises:
-      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets or `found` not the models or the
-        objective.
+      ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets or `rankings` not the
+        models or the objective.
     """
 
     def __init__(
-        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None, found=None
+        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None, rankings=None
     ):  # fmt: skip
         self.metanet, self.settings = metanet, settings
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -206,10 +210,10 @@ class MetaTrainer:
                 f"a single one for all."
             )
         searched = settings.objective == "searched"
-        if searched != (found is not None) or (searched and len(found) != len(models)):
+        if searched != (rankings is not None) or (searched and len(rankings) != len(models)):
             raise ArgumentError(
-                f"MetaTrainer: expected what a search has found for each of the {len(models)} models with objective 'searched', and with "
-                f"this alone, got {0 if found is None else len(found)} with {settings.objective!r}. Search first: tfmetaprune zoo search"
+                f"MetaTrainer: expected searched scores for each of the {len(models)} models with objective 'searched', and with it "
+                f"alone, got {0 if rankings is None else len(rankings)} with {settings.objective!r}. Search first: tfmetaprune zoo search"
             )
         examples = {id(each): dataset_arrays(each) for each in {id(each): each for each in datasets}.values()}
         compiled = {}
@@ -219,8 +223,8 @@ class MetaTrainer:
         ]
         if searched:
             self.data_models = [
-                each._replace(original=each.gradients[0].objective.with_found(each.original, one))
-                for each, one in zip(self.data_models, found)
+                each._replace(original=each.gradients[0].objective.with_ranking(each.original, ranking))
+                for each, ranking in zip(self.data_models, rankings)
             ]
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
