@@ -8,7 +8,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.evaluate import Curve, pruning_curve
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining, graph_arrays, perturbed
 from tfmetaprune.metatrain.zoo import accuracy, residual_cnn, train_data_model
 from tfmetaprune.pruning import cost, make_plan
 from tfmetaprune.trace import trace_model
@@ -87,6 +87,15 @@ def test_training_changes_the_metanetwork_and_resumes_to_the_same_result(model, 
     assert steps == [3, 4, 5, 6]
     for got, want in zip(resumed.metanet.trainable_variables, after, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_perturbed_weights_differ_by_the_share_asked_for(model, dataset):
+    graph = graph_arrays(trace_model(model), dataset)
+    changed = perturbed(graph, 0.1, np.random.default_rng(0))
+    for name, value in graph["weights"].items():
+        ratio = changed["weights"][name].numpy()[value != 0] / value[value != 0]
+        assert abs(ratio.std() - 0.1) < 0.03 and abs(ratio.mean() - 1) < 0.03
+    assert changed["present"] is graph["present"] and not np.array_equal(changed["statistics"], graph["statistics"])
 
 
 def test_meta_training_leaves_data_models_alone(model, dataset, tmp_path):

@@ -53,6 +53,7 @@ def meta_train(
     hidden: Annotated[int, typer.Option(help="Width of the metanetwork.", min=2)] = 16,
     layers: Annotated[int, typer.Option(help="Message passing layers of the metanetwork.", min=1)] = 3,
     fisher_weight: Annotated[float, typer.Option(help="Of the Fisher information in the scores from the start.", min=0)] = 0.0,
+    perturbation: Annotated[float, typer.Option(help="Of the weights of a zoo's models in each step.", min=0)] = 0.0,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ):
@@ -69,7 +70,7 @@ def meta_train(
                 from tfmetaprune.report.progress import stage_progress
             settings = MetaTraining(
                 steps, objective=objective, seed=seed, batches_per_step=batches_per_step, models_per_step=models_per_step,
-                validate_every=validate_every, patience=patience, **weight,
+                validate_every=validate_every, patience=patience, perturbation=perturbation, **weight,
             )  # fmt: skip
             with stage_progress() as progress:
                 card = meta_train_on_zoo(

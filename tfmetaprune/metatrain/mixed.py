@@ -116,7 +116,7 @@ def meta_train_on_zoo(
         "command": " ".join([
             f"tfmetaprune meta-train --zoo ZOO --out DIR --objective {settings.objective} --steps {settings.steps} "
             f"--seed {settings.seed} --batches-per-step {settings.batches_per_step} --models-per-step {settings.models_per_step} "
-            f"--num-validation {num_validation} --validation-repair {validation_repair} "
+            f"--perturbation {settings.perturbation:g} --num-validation {num_validation} --validation-repair {validation_repair} "
             f"--validate-every {settings.validate_every} --patience {settings.patience} --hidden {config.hidden} "
             f"--layers {config.num_layers} --fisher-weight {config.fisher_weight:g}",
             *(f"--{option} {','.join(values)}" for option, values in chosen.items() if values),

@@ -75,6 +75,8 @@ class MetaTraining:
       regularization: weight of the norm of the published objectives, for the mean loss of a batch; None for the published one, which is
         0.1 for channels, 1e-3 for zeros.
       alpha: the largest factor of that norm, for channels.
+      perturbation: standard deviation of the factors around 1 that every weight and statistic of a data model is multiplied by, anew
+        in each step, so that few networks serve as many.
       milestones: steps after each of which the learning rate falls to a tenth; none for a cosine to zero after the warm-up.
       seed: of every random choice.
       checkpoint_every: steps between two checkpoints.
@@ -82,8 +84,8 @@ class MetaTraining:
       patience: after how many validations in a row without a better one training ends; 0 for never.
 
     Raises:
-      ArgumentError: a count is no positive integer, the distillation or regularization is negative, the objective is unknown or has no
-        regularization.
+      ArgumentError: a count is no positive integer, the distillation, perturbation or regularization is negative, the objective is
+        unknown or has no regularization.
     """
 
     steps: int = 3000
@@ -99,6 +101,7 @@ class MetaTraining:
     sparsities: tuple[float, float] = (0.5, 0.97)
     regularization: float | None = None
     alpha: float = 16.0
+    perturbation: float = 0.0
     milestones: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 100
@@ -120,10 +123,9 @@ class MetaTraining:
                 f"MetaTraining: expected objective to be one of {', '.join(OBJECTIVES)}, got {self.objective!r}. "
                 f"Use 'structured'."
             )
-        if not self.distillation >= 0:
-            raise ArgumentError(
-                f"MetaTraining: expected distillation >= 0, got {self.distillation!r}. Use 0 to leave it out."
-            )
+        for name in ("distillation", "perturbation"):
+            if not getattr(self, name) >= 0:
+                raise ArgumentError(f"MetaTraining: expected {name} >= 0, got {getattr(self, name)!r}. Use 0 to leave it out.")
         if self.regularization is None:
             object.__setattr__(self, "regularization", REGULARIZATION.get(self.objective))
         elif self.objective not in REGULARIZATION or not self.regularization >= 0:
@@ -144,9 +146,11 @@ class DataModel(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What one data model contributes to a step: itself, its objective's gradient and target, its noise [num_units], its batches."""
+    """What one data model contributes to a step: its graph, perhaps perturbed, its own weights, its objective's gradient and target,
+    its noise [num_units], its batches."""
 
-    data_model: DataModel
+    graph: Mapping
+    original: Mapping
     gradient: MetaGradient
     target: float
     noise: np.ndarray
@@ -162,6 +166,22 @@ def graph_arrays(trace, dataset, *, seed=0) -> dict:
         "parameters": nodes[PARAMETERS], "present": nodes[PRESENT], "statistics": nodes[STATISTICS],
         "frozen": nodes[FROZEN], "weights": weights,
     }  # fmt: skip
+
+
+def perturbed(graph, scale, rng) -> dict:
+    """Multiplies the weights, per-channel parameters and statistics of a graph, as `graph_arrays` makes it, by factors around 1.
+
+    Args:
+      graph: the dict.
+      scale: standard deviation of the factors.
+      rng: a `numpy.random.Generator`.
+    """
+
+    def change(value):
+        return value * (1 + scale * rng.standard_normal(value.shape, np.float32))
+
+    changed = {name: tf.nest.map_structure(change, graph[name]) for name in ("weights", "parameters", "statistics")}
+    return {**graph, **changed}
 
 
 def _learning_rate(settings):
@@ -267,15 +287,17 @@ class MetaTrainer:
         target = gradient.objective.draw_target(rng)
         noise = rng.normal(size=gradient.objective.num_units).astype(np.float32)
         batches = (gradient.objective.prepare(images[indices], labels[indices], rng) for indices in chosen)
-        return Item(data_model, gradient, float(target), noise, batches)
+        graph = data_model.graph
+        if settings.perturbation:
+            graph = perturbed(graph, settings.perturbation, np.random.default_rng([settings.seed, step, item, 1]))
+        return Item(graph, data_model.original, gradient, float(target), noise, batches)
 
     def _replica_gradient(self, items):
         """Returns the mean loss of this replica's share of the items, and its gradients."""
         first, replicas = tf.distribute.get_replica_context().replica_id_in_sync_group, self.strategy.num_replicas_in_sync
         results = [
             item.gradient(
-                item.data_model.graph, tf.nest.map_structure(tf.convert_to_tensor, item.data_model.original),
-                item.batches, item.target, item.noise,
+                item.graph, tf.nest.map_structure(tf.convert_to_tensor, item.original), item.batches, item.target, item.noise
             )
             for item in items[first::replicas]
         ]  # fmt: skip
