@@ -51,6 +51,20 @@ class DataModelFile(NamedTuple):
         """
         return f"{self.family}-{self.variant}--{self.data.replace('/', '@')}--{self.seed}.keras"
 
+    @staticmethod
+    def from_file_name(name: str) -> "DataModelFile | None":
+        """Reads the name of a file; None if it is not that of a data model.
+
+        Example:
+          >>> DataModelFile.from_file_name("plain_cnn-2--mnist_5k@14--7.keras")
+          DataModelFile(family='plain_cnn', variant=2, data='mnist_5k/14', seed=7)
+        """
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        family, variant, data, seed = match.groups()
+        return DataModelFile(family, int(variant), data.replace("@", "/"), int(seed))
+
     def load(self, folder):
         """Loads the model from the folder of its zoo, named after its file."""
         model = keras.models.load_model(pathlib.Path(folder) / self.file_name, compile=False)
@@ -69,12 +83,8 @@ def list_data_models(folder, *, families=None, data=None) -> list[DataModelFile]
     Raises:
       ArgumentError: the folder holds none.
     """
-    found = []
-    for path in pathlib.Path(folder).glob("*.keras"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            name, variant, source, seed = match.groups()
-            found.append(DataModelFile(name, int(variant), source.replace("@", "/"), int(seed)))
+    files = [DataModelFile.from_file_name(path.name) for path in pathlib.Path(folder).glob("*.keras")]
+    found = [file for file in files if file is not None]
     wanted = [f for f in found if (families is None or f.family in families) and (data is None or f.data in data)]
     if not wanted:
         what = f" of families {list(families)}" if families is not None else ""

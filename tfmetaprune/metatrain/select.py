@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
-from tfmetaprune.pruning import make_plan, rebuild_model, repair_model, replace_weights
+from tfmetaprune.pruning import PruningPlan, make_plan, rebuild_model, repair_model, replace_weights
 from tfmetaprune.trace import ModelTrace, trace_model
 
 SPEEDUPS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # beside 1, the network as it is
@@ -121,10 +121,24 @@ def accuracies(judge: Judge, metanet, *, speedup, repair="bn", budgets=(0,), see
         )
     except NothingToPruneError:
         return [0.0] * len(budgets)
+    small = repaired_models(judge, plan, weights, repair=repair, budgets=budgets, seed=seed)
+    return [accuracy(model, judge.x, judge.y) for model in small]
+
+
+def repaired_models(judge: Judge, plan: PruningPlan, weights=None, *, repair="bn", budgets=(0,), seed=0) -> Iterator:
+    """Yields what a plan leaves of a validation model: repaired as by `prune`, and fine-tuned for each budget.
+
+    Args:
+      judge: the validation model.
+      plan: what remains of it.
+      weights: a metanetwork's, as for `rebuild_model`; None for its own.
+      repair: as for `prune`.
+      budgets: numbers of epochs; each is a fine-tuning of its own with the defaults of `prune`.
+      seed: of everything random.
+    """
     small = rebuild_model(judge.trace, plan, weights)
     if repair is not None:
         small, _ = repair_model(judge.trace, plan, small, judge.train, repair, weights=weights, seed=seed)
-    result = []
     for epochs in budgets:
         tuned = small
         if epochs:
@@ -132,8 +146,7 @@ def accuracies(judge: Judge, metanet, *, speedup, repair="bn", budgets=(0,), see
             tuned = replace_weights(small, {})
             examples = int(judge.train.cardinality())
             finetune_model(tuned, judge.train.unbatch().shuffle(examples * BATCH_SIZE, seed=seed).batch(BATCH_SIZE), epochs=epochs)
-        result.append(accuracy(tuned, judge.x, judge.y))
-    return result
+        yield tuned
 
 
 def generated(judge: Judge, metanet):
@@ -197,14 +210,14 @@ def select(
         entry = json.loads(line)
         done[tuple(entry["key"])] = entry["accuracy"]
     ways, values = {NONE: None, **metanets}, {}
-    names = {name: name if metanet is None else f"{name} {_digest(metanet)}" for name, metanet in ways.items()}
+    names = {name: name if metanet is None else f"{name} {digest(metanet)}" for name, metanet in ways.items()}
     count, total = 0, len(judges) * len(repairs) * len(ways)
     for judge in judges:
         for name, metanet in ways.items():
             made = None
             for repair in repairs:
                 for speedup in speedups:
-                    keys = [(judge.name, _digest(judge.trace.model), names[name], repair, speedup, epochs, seed) for epochs in budgets]
+                    keys = [(judge.name, digest(judge.trace.model), names[name], repair, speedup, epochs, seed) for epochs in budgets]
                     left = [epochs for epochs, key in zip(budgets, keys) if key not in done]
                     if left:
                         started = time.perf_counter()
@@ -292,8 +305,8 @@ def paired(differences) -> dict:
     return {"mean": round(mean, 4), "interval": interval, "won": round(won, 4), "num_models": count}
 
 
-def _digest(model) -> str:
-    """A few letters that tell weights apart."""
+def digest(model) -> str:
+    """Returns a few letters that tell the weights of models apart; the name of a function that has none."""
     if not hasattr(model, "get_weights"):
         return getattr(model, "__name__", type(model).__name__)
     digest = hashlib.sha256()

@@ -1,0 +1,373 @@
+"""Metanetworks against criteria on networks that nothing was trained or chosen on: known and unseen families and data.
+
+    python benchmarks/universal.py --metanetworks saved_models/universal.keras --out docs/universal.md
+
+Trains (or loads) the networks, prunes each in every way and repairs it. The table is written anew after each network, of those that
+are complete. Everything measured is kept beside it as JSON lines, so that an interrupted run goes on. Several runs with different
+`--settings` may write lines at once; a run over all settings then makes the table of all.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import time
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from rankings import bn_scale, same_widths, taylor
+
+from tfmetaprune.data import load
+from tfmetaprune.errors import ArgumentError, NothingToPruneError
+from tfmetaprune.metanet import MetaNetwork, load_metanetwork
+from tfmetaprune.metanet.pretrained import load_card
+from tfmetaprune.metatrain.data_models import DataModelFile, make_data_models
+from tfmetaprune.metatrain.select import (
+    REPAIRS,
+    SPEEDUPS,
+    area,
+    digest,
+    generated,
+    load_judges,
+    paired,
+    repaired_models,
+)
+from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
+from tfmetaprune.pruning import make_plan, scorer
+from tfmetaprune.pruning.plan import SMALL_STEP
+
+FIRST_SEED = 1010
+VARIANTS = (0, 1, 2, 3)
+KNOWN = "known families and data"
+SETTINGS = {  # (family, data) of the networks
+    KNOWN: (
+        *((family, "digits") for family in ("plain_cnn", "residual_cnn", "separable_cnn", "mlp")),
+        ("series_cnn", "ucr/JapaneseVowels_eq"), ("mlp", "ucr/JapaneseVowels_eq"),
+    ),
+    "unseen architectures": (("concat_cnn", "digits"), ("vit", "digits"), ("vit", "ucr/JapaneseVowels_eq")),
+    "unseen data": (
+        *((family, "mnist_5k/14") for family in ("plain_cnn", "residual_cnn", "separable_cnn", "mlp")),
+        ("series_cnn", "ucr/ItalyPowerDemand"), ("mlp", "ucr/ItalyPowerDemand"),
+    ),
+    "unseen architectures and data": (("concat_cnn", "mnist_5k/14"), ("vit", "mnist_5k/14"), ("vit", "ucr/ItalyPowerDemand")),
+}  # fmt: skip
+BOTH = "group_l2_fisher"
+CRITERIA = ("group_l2", "fisher", BOTH, "bn_scale", "taylor", "random")
+WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
+ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
+UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
+KEY = ("net", "way", "weights", "repair", "speedup", "budget")
+VALIDATION, TEST = 0, 1
+
+
+class Rival(NamedTuple):
+    """A metanetwork that is measured: the model, its card, the criterion it goes on top of, and what tells its weights apart."""
+
+    metanet: MetaNetwork
+    card: dict
+    criterion: str
+    digest: str
+
+
+def load_rivals(names_or_paths) -> dict[str, Rival]:
+    """Loads metanetworks by name; raises ArgumentError if one was trained on what is to be unseen, or chosen by a network here."""
+    rivals = {}
+    for each in names_or_paths:
+        name, metanet, card = pathlib.Path(each).stem, load_metanetwork(each), load_card(each)
+        if name in (*rivals, *CRITERIA):
+            raise ArgumentError(f"--metanetworks: expected a name of its own for each, got {name!r} again. Rename the file.")
+        check_card(name, card)
+        criterion = card["config"].get("criterion") or card.get("training", {}).get("criterion") or "group_l2"
+        rivals[name] = Rival(metanet, card, criterion, digest(metanet))
+    return rivals
+
+
+def files_of(card, kind) -> list[DataModelFile]:
+    """Returns the data models that a card names under "trained_on" or "validated_on"; none for cards that name no files."""
+    return list(filter(None, map(DataModelFile.from_file_name, card.get("data_models", {}).get(kind, []))))
+
+
+def check_card(name, card):
+    """Raises ArgumentError if a metanetwork was trained on an unseen family or data set, or chosen by networks of this benchmark."""
+    pairs = {pair for setting in SETTINGS.values() for pair in setting}
+    families, data = ({pair[at] for pair in pairs} - {pair[at] for pair in SETTINGS[KNOWN]} for at in (0, 1))
+    trained = files_of(card, "trained_on")
+    seen = sorted({f"{file.family} on {file.data}" for file in trained if file.family in families or file.data in data})
+    if seen:
+        raise ArgumentError(
+            f"Metanetwork {name!r}: expected training without {', '.join(sorted(families | data))}, got {', '.join(seen)}. "
+            f"Train it without these."
+        )
+    chosen = [file.file_name for kind in ("trained_on", "validated_on") for file in files_of(card, kind)]
+    chosen += [f"{model}.keras" for model in card.get("selection", {}).get("models", [])]
+    here = [file for file in map(DataModelFile.from_file_name, chosen) if file and file.seed >= FIRST_SEED and file[0:3:2] in pairs]
+    if here:
+        raise ArgumentError(
+            f"Metanetwork {name!r}: expected seeds below {FIRST_SEED} in its card, got {here[0].file_name}. Choose it by other networks."
+        )
+
+
+class Net:
+    """A network and all that is made of it once.
+
+    Args:
+      folder: of the zoo.
+      file: its `DataModelFile`.
+      rivals: name -> `Rival`.
+    """
+
+    def __init__(self, folder, file, rivals):
+        (self.judge,) = load_judges(folder, [file])
+        self.test, self.seed, self.rivals = dataset_arrays(load(file.data).test), file.seed, rivals
+        self.generated = functools.cache(lambda name: generated(self.judge, rivals[name].metanet))
+        self.importance = functools.cache(
+            lambda name: bn_scale(self.judge.trace) if name == "bn_scale" else taylor(self.judge.trace, self.judge.train)
+        )
+        self.plan = functools.cache(self._plan)
+
+    def _ranked(self, criterion, speedup, step, score=None, weights=None):
+        """Plans by a criterion and what is added to it."""
+        trace, statistics = self.judge.trace, self.judge.statistics
+        if criterion == BOTH:  # the mean of both scores ranks as their sum does
+            criterion, score = "group_l2", self._score("fisher") + (0 if score is None else 2 * score)
+        elif criterion in ("bn_scale", "taylor"):
+            importance = self.importance(criterion)
+            criterion = lambda _: importance  # noqa: E731
+        return make_plan(
+            trace, criterion, speedup=speedup, step=step, score=score, weights=weights, statistics=statistics, seed=self.seed
+        )  # fmt: skip
+
+    def _score(self, criterion):
+        """float32 [num_units], while all units are there."""
+        trace = self.judge.trace
+        return scorer(trace, criterion, statistics=self.judge.statistics, seed=self.seed)(np.ones(trace.channels.num_units, bool))
+
+    def _plan(self, way, speedup, step):
+        """The plan, and the weights to rebuild with; (None, None) if the speed-up is out of reach."""
+        try:
+            if way in CRITERIA:
+                return self._ranked(way, speedup, step), None
+            name, _, order = way.partition(WIDTHS)
+            weights, score = self.generated(name)
+            plan = self._ranked(self.rivals[name].criterion, speedup, 1.0, score, weights)
+        except NothingToPruneError:
+            return None, None
+        return (same_widths(self.judge.trace, plan, self._score(ORDERS[order])), None) if order else (plan, weights)
+
+    def accuracies(self, model) -> dict:
+        """Returns the accuracy on both splits."""
+        return {"validation": accuracy(model, self.judge.x, self.judge.y), "test": accuracy(model, *self.test)}
+
+    def measure(self, way, repair, speedup, budgets) -> list[dict]:
+        """Returns the accuracies for each budget; criteria rank in one shot before least squares alone, as in `prune`."""
+        step = 1.0 if way not in CRITERIA or repair == "least_squares" else SMALL_STEP
+        plan, weights = self.plan(way, speedup, step)
+        if plan is None:
+            return [{"validation": 0.0, "test": 0.0} for _ in budgets]
+        repair = None if repair == "none" else repair
+        models = repaired_models(self.judge, plan, weights, repair=repair, budgets=budgets, seed=self.seed)
+        return [self.accuracies(model) for model in models]
+
+
+class Bench:
+    """What is to be measured, and what has been.
+
+    Args:
+      options: of the command line.
+      rivals: name -> `Rival`.
+    """
+
+    def __init__(self, options, rivals):
+        self.rivals, self.log = rivals, options.out.with_suffix(".jsonl")
+        self.repairs, self.budgets, self.speedups = options.repairs, options.budgets, sorted(options.speedups)
+        controls = [f"{name}{WIDTHS}{order}" for name in rivals for order in ORDERS]
+        known = (*CRITERIA, *rivals, *controls)
+        unknown = [way for way in options.ways or () if way not in known]
+        if unknown:
+            raise ArgumentError(f"--ways: expected some of {', '.join(known)}, got {unknown}. Choose from these.")
+        self.ways = [way for way in known if way in (options.ways or known)]
+
+    def key(self, file, way, repair, speedup, budget) -> tuple:
+        """Returns the values of KEY."""
+        rival = self.rivals.get(way.partition(WIDTHS)[0])
+        return file.file_name, way, rival and rival.digest, repair, float(speedup), budget
+
+    def keys(self, file) -> list:
+        """Returns all keys of a network."""
+        return [(file.file_name, *UNPRUNED)] + [
+            self.key(file, way, repair, speedup, budget)
+            for way in self.ways for repair in self.repairs for speedup in self.speedups for budget in self.budgets
+        ]  # fmt: skip
+
+    def lines(self) -> dict:
+        """Returns what was measured: key -> (validation, test)."""
+        lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ()
+        return {tuple(line[name] for name in KEY): (line["validation"], line["test"]) for line in lines}
+
+    def measure(self, folder, file):
+        """Appends a line for everything of one network that is missing."""
+        done = self.lines()
+        if all(key in done for key in self.keys(file)):
+            return
+        net, started = Net(folder, file, self.rivals), time.perf_counter()
+
+        def record(key, scores):
+            nonlocal started
+            now = time.perf_counter()
+            append_line(self.log, {**dict(zip(KEY, key)), **scores, "seconds": round(now - started, 2)})
+            started = now
+
+        if (file.file_name, *UNPRUNED) not in done:
+            record((file.file_name, *UNPRUNED), net.accuracies(net.judge.trace.model))
+        for way in self.ways:
+            for repair in self.repairs:
+                for speedup in self.speedups:
+                    left = [budget for budget in self.budgets if self.key(file, way, repair, speedup, budget) not in done]
+                    for budget, scores in zip(left, net.measure(way, repair, speedup, left) if left else ()):
+                        record(self.key(file, way, repair, speedup, budget), scores)
+
+    def curves(self, done, files, repair, budget) -> dict:
+        """Returns for each way float [nets, speed-ups and the objective, 2], in % on validation and test."""
+        curves = {}
+        for way in self.ways:
+            rows = []
+            for file in files:
+                row = np.array([done[self.key(file, way, repair, speedup, budget)] for speedup in self.speedups])
+                whole = done[file.file_name, *UNPRUNED]
+                rows.append([*row, [area(self.speedups, row[:, split], whole[split]) for split in (VALIDATION, TEST)]])
+            curves[way] = 100 * np.array(rows)
+        return curves
+
+    def report(self, settings) -> str:
+        """Returns the tables in Markdown, of the networks that are complete; `settings`: name -> files."""
+        done = self.lines()
+        settings = {
+            name: ready for name, files in settings.items()
+            if (ready := [file for file in files if all(key in done for key in self.keys(file))])
+        }  # fmt: skip
+        lines = ["# Metanetworks on networks they have not seen", "", *self.introduction(settings)]
+        for repair in self.repairs:
+            for budget in self.budgets:
+                lines += ["", f"## Repair {repair}, {f'{budget} epochs' if budget else 'no fine-tuning'}"]
+                for name, files in settings.items():
+                    whole = 100 * np.mean([done[file.file_name, *UNPRUNED][TEST] for file in files])
+                    lines += ["", f"### {name[0].upper()}{name[1:]}: {repair}, {budget} epochs", ""]
+                    lines += self.tables(self.curves(done, files, repair, budget), files, whole)
+        return "\n".join([*lines, "", "Made by `python benchmarks/universal.py`.", ""])
+
+    def introduction(self, settings):
+        """Yields the lines before the tables."""
+        yield (
+            "Accuracy in % on the test split, means over networks that nothing was trained or chosen on, right after pruning and repair "
+            "or after the epochs of fine-tuning that are named; 0 where a speed-up is out of reach. *Objective*: the area under accuracy "
+            "against the logarithm of the speed-up, from 1x on, as a mean accuracy. Criteria rank in one shot before least squares and "
+            "in small steps otherwise, metanetworks in one shot always. Least squares fits the original's weights, so that a "
+            "metanetwork's scores alone count there. `taylor` is the squared gradient of the loss of a batch of 64 with respect to a "
+            "unit's mask, mean over the batches, and takes true labels; `bn_scale` is |gamma|, and the unpruned network's group L2 where "
+            "there is no BatchNormalization (mlp, vit). A metanetwork's *widths* "
+            "are what each layer keeps with it, filled with channels in another order, with the original's weights."
+        )
+        yield ""
+        yield (
+            "Differences are paired, in points, with 95 % intervals (Student's t over networks). The best criterion is the one with the "
+            "highest mean objective on the validation splits of the setting's networks. These are small where the data set is:"
+        )
+        yield ""
+        for name in sorted({file.data for files in settings.values() for file in files}):
+            sizes = load(name).num_examples
+            yield (
+                f"- {name}: {sizes['validation']} examples for validation, one of them is {100 / sizes['validation']:.1f} points; "
+                f"{sizes['train']} to train on, {sizes['test']} to test on."
+            )
+        yield ""
+        for name, rival in self.rivals.items():
+            trained, stopped = (_described(files_of(rival.card, kind)) for kind in ("trained_on", "validated_on"))
+            yield f"Metanetwork {name!r}, on top of {rival.criterion}: trained on {trained}; its training was stopped by {stopped}."
+
+    def tables(self, curves, files, whole):
+        """Yields the lines of one setting."""
+        columns = [*(f"{speedup:g}x" for speedup in self.speedups), "objective"]
+        yield f"| {_nets(files)}, unpruned {whole:.1f} | {' | '.join(columns)} |"
+        yield f"|---|{'---|' * len(columns)}"
+        for way, curve in curves.items():
+            yield f"| {way} | {' | '.join(f'{value:.1f}' for value in curve[:, :, TEST].mean(0))} |"
+        criteria = [way for way in curves if way in CRITERIA]
+        best = max(criteria, key=lambda way: curves[way][:, -1, VALIDATION].mean(), default=None)
+        for name in (name for name in self.rivals if name in curves):
+            controls = [way for way in curves if way.startswith(name + WIDTHS)]
+            leads = {way: (curves[name] - curves[way])[:, :, TEST] for way in (*([best] if best else ()), *controls)}
+            if leads:
+                yield from ("", f"| {name} minus | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
+            for way, lead in leads.items():
+                title = f"{way} (the best criterion)" if way == best else way
+                yield f"| {title} | {' | '.join(_interval(values) for values in lead.T)} |"
+            if best:
+                yield from ("", f"| {name} minus {best} | objective | worst speed-up |", "|---|---|---|")
+                for family in sorted({file.family for file in files}):
+                    lead = leads[best][[file.family == family for file in files]]
+                    worst = int(np.argmin(lead[:, :-1].mean(0)))
+                    yield f"| {family}, {_nets(lead)} | {_interval(lead[:, -1])} | {columns[worst]}: {_interval(lead[:, worst])} |"
+
+
+def _nets(each) -> str:
+    return f"{len(each)} net{'' if len(each) == 1 else 's'}"
+
+
+def _interval(points) -> str:
+    found = paired(np.asarray(points) / 100)
+    low_high = found["interval"]
+    behind = "" if low_high is None else f" [{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
+    return f"{100 * found['mean']:+.1f}{behind}"
+
+
+def _described(files) -> str:
+    if not files:
+        return "networks that its card does not name"
+    families, data = (", ".join(sorted({file[at] for file in files})) for at in (0, 2))
+    return f"{len(files)} networks ({families}; {data})"
+
+
+def make_networks(folder, names, num_models) -> dict[str, list[DataModelFile]]:
+    """Trains what the zoo lacks; returns setting -> files, in turns of family and data."""
+    settings = {}
+    for name in names:
+        settings[name] = []
+        for family, data in SETTINGS[name]:
+            settings[name] += make_data_models(
+                folder, families=[family], data=[data], seeds=range(FIRST_SEED, FIRST_SEED + num_models), variants=VARIANTS,
+                progress=lambda file, done, total: print(f"network {file.file_name} ({done}/{total})", flush=True),
+            )  # fmt: skip
+        settings[name].sort(key=lambda file: file.seed)
+    return settings
+
+
+def main():
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--metanetworks", nargs="*", default=[], help="names of shipped ones, or paths")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/universal.md"))
+    parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="where the networks are kept")
+    parser.add_argument("--num-models", type=int, default=5, help="networks of each family and data set")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--speedups", type=float, nargs="+", default=SPEEDUPS)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[0], help="epochs of fine-tuning afterwards")
+    parser.add_argument("--repairs", nargs="+", default=REPAIRS, choices=["none", "data_free", "bn", "least_squares"])
+    parser.add_argument("--ways", nargs="+", help="only these criteria, metanetworks and controls")
+    options = parser.parse_args()
+    bench = Bench(options, load_rivals(options.metanetworks))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    settings = make_networks(options.zoo, options.settings, options.num_models)
+    turns = sorted((file.seed, place, file) for place, files in enumerate(settings.values()) for file in files)
+    for done, (_, _, file) in enumerate(turns, 1):
+        started = time.perf_counter()
+        bench.measure(options.zoo, file)
+        options.out.write_text(bench.report(settings), encoding="utf-8")
+        print(f"{file.file_name} measured in {time.perf_counter() - started:.0f} s ({done}/{len(turns)})", flush=True)
+    print(f"Written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The rankings and the checks of `benchmarks/universal.py`."""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from rankings import bn_scale, same_widths, taylor  # noqa: E402
+from universal import check_card  # noqa: E402
+
+from tfmetaprune._keras import keras, tf  # noqa: E402
+from tfmetaprune.errors import ArgumentError  # noqa: E402
+from tfmetaprune.metatrain.families import concat_cnn, mlp, plain_cnn, residual_cnn, vit  # noqa: E402
+from tfmetaprune.pruning import GroupL2, make_plan  # noqa: E402
+from tfmetaprune.trace import trace_model  # noqa: E402
+
+
+def _shapes(trace, keep):
+    """What remains of every axis of every tensor."""
+    kept = [trace.channels.kept(tensor, keep) for tensor in range(len(trace.shapes))]
+    return [{axis: len(indices) for axis, indices in axes.items()} for axes in kept]
+
+
+@pytest.mark.parametrize("build", [concat_cnn, residual_cnn, vit])
+def test_widths_stay_and_the_highest_scores_fill_them(build):
+    trace = trace_model(build((8, 8, 1), 10))
+    theirs, ours = np.random.default_rng(0).normal(size=(2, trace.channels.num_units))
+    plan = make_plan(trace, theirs, speedup=5, step=1.0)
+    other = same_widths(trace, plan, ours)
+    assert _shapes(trace, other.keep) == _shapes(trace, plan.keep)
+    assert other.macs_after == plan.macs_after
+    assert not np.array_equal(other.keep, plan.keep)
+    assert ours[other.keep].mean() > ours[plan.keep].mean() + 0.5
+    assert np.array_equal(same_widths(trace, plan, theirs).keep, plan.keep)
+
+
+def test_taylor_is_the_squared_gradient_of_the_mean_loss_of_each_batch():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Dense(5, "relu", input_shape=(4,)), keras.layers.Dense(3)])
+    trace, rng = trace_model(model), np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 4)).astype(np.float32), rng.integers(0, 3, 10)
+    got = taylor(trace, tf.data.Dataset.from_tensor_slices((x, y)).batch(6))
+    hidden, kernel = model.layers[0](x).numpy(), model.layers[1].kernel.numpy()
+    error = tf.nn.softmax(model(x)).numpy() - np.eye(3)[y]  # the gradient of each example's loss by its logits
+    by_mask = hidden * (error @ kernel.T)
+    wanted = (by_mask[:6].mean(0) ** 2 + by_mask[6:].mean(0) ** 2) / 2
+    units = trace.channels.units(trace.channels.calls[0].roles["out"])
+    np.testing.assert_allclose(got[units], wanted, rtol=1e-3, atol=1e-9)
+    assert np.ptp(wanted) > 1e-3
+
+
+def test_bn_scale_ranks_by_gamma_and_by_group_l2_where_there_is_none():
+    model = plain_cnn((8, 8, 1), 3, widths=(4, 6), depth=1)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    gammas = [np.array([3.0, -1.0, 0.5, 2.0]), np.array([0.1, -0.6, 0.5, 0.4, -0.3, 0.2])]
+    for layer, gamma in zip(norms, gammas, strict=True):
+        layer.gamma.assign(gamma)
+    trace = trace_model(model)
+    importance = bn_scale(trace)
+    calls = [channels for channels in trace.channels.calls if channels.call.layer in norms]
+    for channels, gamma in zip(calls, gammas, strict=True):
+        units = trace.channels.units(channels.roles["io"])
+        np.testing.assert_allclose(importance[units], gamma**2 / np.mean(gamma**2), rtol=1e-4)
+    trace = trace_model(mlp((8, 8, 1), 3, widths=(8, 6)))
+    importance, wanted = bn_scale(trace), GroupL2(trace)().numpy()
+    for group in range(trace.channels.group_of_unit.max() + 1):
+        units = trace.channels.group_of_unit == group
+        if wanted[units].any():
+            np.testing.assert_allclose(importance[units], wanted[units] / wanted[units].mean(), rtol=1e-3)
+
+
+def test_cards_that_have_seen_what_is_to_be_unseen_are_refused():
+    fine = {"trained_on": ["mlp-0--digits--3.keras"], "validated_on": ["vit-0--digits--1001.keras"]}
+    check_card("fine", {"data_models": fine})
+    check_card("of other make", {"data_models": {"architecture": "residual_cnn"}})
+    for name in ("vit-1--digits--3", "mlp-1--mnist_5k@14--3"):
+        with pytest.raises(ArgumentError, match="expected training without concat_cnn, mnist_5k/14, ucr/ItalyPowerDemand, vit, got"):
+            check_card("seen", {"data_models": {"trained_on": [f"{name}.keras"]}})
+    with pytest.raises(ArgumentError, match="expected seeds below 1010 in its card, got vit-3--digits--1011.keras"):
+        check_card("chosen", {"data_models": {**fine, "validated_on": ["vit-3--digits--1011.keras"]}})
+    with pytest.raises(ArgumentError, match="got mlp-2--digits--1010.keras"):
+        check_card("selected", {"data_models": fine, "selection": {"models": ["mlp-2--digits--1010"]}})
