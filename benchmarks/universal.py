@@ -54,8 +54,7 @@ SETTINGS = {  # (family, data) of the networks
     ),
     "unseen architectures and data": (("concat_cnn", "mnist_5k/14"), ("vit", "mnist_5k/14"), ("vit", "ucr/ItalyPowerDemand")),
 }  # fmt: skip
-BOTH = "group_l2_fisher"
-CRITERIA = ("group_l2", "fisher", BOTH, "bn_scale", "taylor", "random")
+CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
@@ -131,9 +130,7 @@ class Net:
     def _ranked(self, criterion, speedup, step, score=None, weights=None):
         """Plans by a criterion and what is added to it."""
         trace, statistics = self.judge.trace, self.judge.statistics
-        if criterion == BOTH:  # the mean of both scores ranks as their sum does
-            criterion, score = "group_l2", self._score("fisher") + (0 if score is None else 2 * score)
-        elif criterion in ("bn_scale", "taylor"):
+        if criterion in ("bn_scale", "taylor"):
             importance = self.importance(criterion)
             criterion = lambda _: importance  # noqa: E731
         return make_plan(
