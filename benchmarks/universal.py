@@ -274,7 +274,7 @@ class Bench:
         )
         yield ""
         for name in sorted({file.data for files in settings.values() for file in files}):
-            sizes = load(name).num_examples
+            sizes = _num_examples(name)
             yield (
                 f"- {name}: {sizes['validation']} examples for validation, one of them is {100 / sizes['validation']:.1f} points; "
                 f"{sizes['train']} to train on, {sizes['test']} to test on."
@@ -307,6 +307,11 @@ class Bench:
                     lead = leads[best][[file.family == family for file in files]]
                     worst = int(np.argmin(lead[:, :-1].mean(0)))
                     yield f"| {family}, {_nets(lead)} | {_interval(lead[:, -1])} | {columns[worst]}: {_interval(lead[:, worst])} |"
+
+
+@functools.cache
+def _num_examples(name) -> dict:
+    return load(name).num_examples
 
 
 def _nets(each) -> str:
