@@ -26,7 +26,7 @@ from tfmetaprune.metatrain.trainer import MetaTraining
 IMAGES = "plain_cnn", "residual_cnn", "separable_cnn", "mlp"
 SERIES = "series_cnn", "mlp"
 ZOO = {"digits": IMAGES, "ucr/JapaneseVowels_eq": SERIES, "ucr/OSULeaf": SERIES}  # data -> families
-NUM_TRAINED, NUM_JUDGED = 8, 3  # networks of each family and data set
+NUM_TRAINED, NUM_JUDGED = 8, 2  # networks of each family and data set
 VALIDATE_EVERY, NUM_VALIDATION = 500, 7
 
 

@@ -22,9 +22,10 @@ from rankings import bn_scale, same_widths, taylor
 
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
-from tfmetaprune.metanet import MetaNetwork, load_metanetwork
+from tfmetaprune.metanet import MetaNetwork, load_metanetwork, save_metanetwork
 from tfmetaprune.metanet.pretrained import load_card
 from tfmetaprune.metatrain.data_models import DataModelFile, make_data_models
+from tfmetaprune.metatrain.evaluate import Curve
 from tfmetaprune.metatrain.select import (
     REPAIRS,
     SPEEDUPS,
@@ -255,6 +256,19 @@ class Bench:
                     lines += self.tables(self.curves(done, files, repair, budget), files, whole)
         return "\n".join([*lines, "", "Made by `python benchmarks/universal.py`.", ""])
 
+    def measured(self, name, settings, repair) -> dict:
+        """Returns what the card of a metanetwork tells: accuracies and gains on test, without fine-tuning, JSON-able."""
+        done, by_setting = self.lines(), {}
+        for setting, files in {"all": [file for files in settings.values() for file in files], **settings}.items():
+            accuracy = {
+                "metanetwork" if way == name else way: curve[:, :-1, TEST] / 100
+                for way, curve in self.curves(done, files, repair, 0).items() if way in (*CRITERIA, name)
+            }  # fmt: skip
+            unpruned = [done[file.file_name, *UNPRUNED][TEST] for file in files]
+            by_setting[setting] = Curve(tuple(self.speedups), accuracy, unpruned, baselines=CRITERIA).summary()
+        what = f"accuracy on the test split right after pruning and the repair {repair}, no fine-tuning"
+        return {"what": what, **by_setting.pop("all"), "by_setting": by_setting}
+
     def introduction(self, settings):
         """Yields the lines before the tables."""
         yield (
@@ -358,6 +372,7 @@ def main():
     parser.add_argument("--budgets", type=int, nargs="+", default=[0], help="epochs of fine-tuning afterwards")
     parser.add_argument("--repairs", nargs="+", default=REPAIRS, choices=["none", "data_free", "bn", "least_squares"])
     parser.add_argument("--ways", nargs="+", help="only these criteria, metanetworks and controls")
+    parser.add_argument("--write-cards", action="store_true", help="put what was measured behind the first repair into the cards")
     options = parser.parse_args()
     bench = Bench(options, load_rivals(options.metanetworks))
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -369,6 +384,11 @@ def main():
         options.out.write_text(bench.report(settings), encoding="utf-8")
         print(f"{file.file_name} measured in {time.perf_counter() - started:.0f} s ({done}/{len(turns)})", flush=True)
     print(f"Written to {options.out}")
+    for path in options.metanetworks if options.write_cards else ():
+        name = pathlib.Path(path).stem
+        card = {**bench.rivals[name].card, "measured": bench.measured(name, settings, options.repairs[0])}
+        save_metanetwork(bench.rivals[name].metanet, path, card)
+        print(f"Card of {name} written")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def cards():
             f"Measured: {measured['what']}. Unpruned {100 * unpruned['mean']:.1f} ± {100 * unpruned['std']:.1f}.",
             "\n".join(rows),
         ]
+        if "by_setting" in measured:
+            rows = [_row("gain", columns), "|---" * (len(columns) + 1) + "|"]
+            for setting, part in measured["by_setting"].items():
+                gains = zip(part["gain"], part["gain_standard_error"], part["models_won"])
+                cells = (f"{100 * gain:+.1f} ({100 * error:.1f}), {won}" for gain, error, won in gains)
+                rows.append(_row(f"{setting}, {part['num_models']} networks", cells))
+            parts += ["Gains by what the networks were, and how many were won:", "\n".join(rows)]
     return "\n\n".join(parts)
 
 

@@ -14,7 +14,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork, save_metanetwork
 from tfmetaprune.metanet.pretrained import load_card
 from tfmetaprune.metatrain.command import HELD_OUT_SEED, PACKAGES
-from tfmetaprune.metatrain.data_models import BATCH_SIZE, list_data_models
+from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile, list_data_models, logged_models
 from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
 from tfmetaprune.metatrain.searching import load_searched
 from tfmetaprune.metatrain.select import NONE, load_judges, pruning_objective, select
@@ -126,7 +126,7 @@ def meta_train_on_zoo(
         "config": config.to_dict(),
         "parameters": int(sum(np.prod(v.shape) for v in metanet.trainable_variables)),
         "training": dataclasses.asdict(settings), **({"search": search._asdict()} if search else {}),
-        "seconds": {"meta_training": round(logged_seconds(out / "log.jsonl"))},
+        "seconds": {"data_models": round(_seconds(zoo, files)), "meta_training": round(logged_seconds(out / "log.jsonl"))},
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     }  # fmt: skip
     if judged:
@@ -152,6 +152,12 @@ def _searches(zoo, files):
             f"tfmetaprune zoo search {zoo}"
         )
     return [search.start + search.found for search in searches], settings.pop()
+
+
+def _seconds(zoo, files):
+    """What the training of data models took, by the zoo's log."""
+    seconds = {tuple(row[field] for field in DataModelFile._fields): row["seconds"] for row in logged_models(zoo)}
+    return sum(seconds.get(file, 0) for file in files)
 
 
 def select_on_zoo(
