@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint benchmark device coverage random-models metanetwork wheel-check docs notebooks clean
+.PHONY: setup test demo lint benchmark device coverage random-models metanetwork universal wheel-check docs notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,12 @@ random-models: setup
 
 metanetwork: setup
 	$(BIN)/tfmetaprune meta-train --out runs/digits --resume
+
+universal: setup
+	$(BIN)/python -m pip install --quiet --editable '.[data]'
+	$(BIN)/tfmetaprune zoo make runs/zoo --data digits,ucr/JapaneseVowels_eq,ucr/OSULeaf --seeds 8 --held-out 2
+	$(BIN)/tfmetaprune meta-train --zoo runs/zoo --out runs/universal --steps 6000 --fisher-weight 1 --perturbation 0.05 \
+	    --num-validation 11 --validate-every 1000 --patience 0 --resume
 
 notebooks: setup
 	$(BIN)/python notebooks/execute.py

@@ -82,7 +82,7 @@ def _summary(name) -> dict:
         "default": name == DEFAULT_NAME,
         "parameters": card.get("parameters"),
         "objective": card.get("training", {}).get("objective", "structured"),
-        "trained_on": card.get("data", {}).get("name"),
+        "trained_on": card.get("data", {}).get("name") or ", ".join(card.get("data", {}).get("names", ())),
         "measured": measured.get("what"),
         "gain": dict(zip(settings, measured.get("gain", ()))),
     }
