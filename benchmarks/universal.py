@@ -259,7 +259,7 @@ class Bench:
     def measured(self, name, settings, repair) -> dict:
         """Returns what the card of a metanetwork tells: accuracies and gains on test, without fine-tuning, JSON-able."""
         done, by_setting = self.lines(), {}
-        for setting, files in {"all": [file for files in settings.values() for file in files], **settings}.items():
+        for setting, files in {"all": sum(settings.values(), []), **settings}.items():
             accuracy = {
                 "metanetwork" if way == name else way: curve[:, :-1, TEST] / 100
                 for way, curve in self.curves(done, files, repair, 0).items() if way in (*CRITERIA, name)
