@@ -88,10 +88,12 @@ def report(ideas, result, cards) -> str:
       result: of `select_on_zoo`.
       cards: idea -> card.
     """
+    repairs = [entry["repair"] for entry in result["results"]]
+    command = "python benchmarks/ideas.py --out docs/ideas.md"
+    command += "" if list(ideas) == list(IDEAS) else f" --ideas {' '.join(ideas)}"
+    command += "" if repairs == list(REPAIRS) else f" --repairs {' '.join(repairs)}"
     rows = []
     for entry in result["results"]:
-        if entry["budget"]:
-            continue
         columns = [f"{speedup:g}x" for speedup in result["speedups"]]
         rows += [
             "", f"## Repair {entry['repair']}", "",
@@ -119,7 +121,7 @@ def report(ideas, result, cards) -> str:
         "as a mean accuracy. Differences are paired, in points, with 95 % intervals over the networks; *lost most* is the family that "
         f"fares worst. Training ended with the best of its states by the validation on {NUM_VALIDATION} of these networks, so that the "
         "figures are a little too good: a final figure takes networks that nothing was chosen on. Steps and seconds are of training.",
-        "", *descriptions, *rows, "", "Made by `python benchmarks/ideas.py --out docs/ideas.md`.", "",
+        "", *descriptions, *rows, "", f"Made by `{command}`.", "",
     ])  # fmt: skip
 
 
@@ -130,6 +132,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/ideas"), help="where metanetworks are kept")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/zoo"))
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=list(IDEAS))
+    parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS)
     parser.add_argument("--only-train", action="store_true", help="stop before they are judged; several may run side by side")
     options = parser.parse_args()
     seeds = [*range(NUM_TRAINED), *range(HELD_OUT_SEED, HELD_OUT_SEED + NUM_JUDGED)]
@@ -143,7 +146,7 @@ def main():
         print(f"{idea} is trained", flush=True)
     if options.only_train:
         return
-    result = select_on_zoo(paths, options.zoo, options.folder / "selection", repairs=REPAIRS, budgets=(0,))
+    result = select_on_zoo(paths, options.zoo, options.folder / "selection", repairs=options.repairs, budgets=(0,))
     cards = {path.stem: json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths}
     options.out.write_text(report(options.ideas, result, cards), encoding="utf-8")
     print(f"Written to {options.out}")

@@ -185,7 +185,7 @@ def test_info(tmp_path):
     found = json.loads(run("info", "--data-dir", tmp_path, "--json").stdout)
     assert found["versions"]["tensorflow"] == importlib.metadata.version("tensorflow")
     assert set(found["keras"]["found"]) == {"Keras 2", "Keras 3"} and found["devices"]["cpus"] >= 1
-    assert found["metanetworks"]["digits"]["default"] and found["metanetworks"]["digits"]["gain"]["4x"] > 0
+    assert found["metanetworks"]["universal"]["default"] and found["metanetworks"]["universal"]["gain"]["4x"] > 0
     assert "digits" in found["data"]["without_network"] and found["data"]["prepared"] == prepared_sets(tmp_path)
     assert "digits_sparse" in run("info").stdout
 

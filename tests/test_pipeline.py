@@ -318,9 +318,9 @@ def test_models_that_cannot_be_pruned(model, tmp_path):
 @pytest.mark.parametrize(
     "repair, has_data, name, note",
     [
-        ("default", True, None, "with repair='least_squares' the shipped one made no difference on validation data"),
-        ("least_squares", True, None, "with repair='least_squares' the shipped one made no difference on validation data"),
-        ("data_free", True, None, "with repair='data_free' the shipped one did harm on validation data"),
+        ("default", True, None, "with repair='least_squares' the shipped ones made no difference on validation data"),
+        ("least_squares", True, None, "with repair='least_squares' the shipped ones made no difference on validation data"),
+        ("data_free", True, None, "with repair='data_free' a shipped one did harm on validation data"),
         ("default", False, None, "as the shipped ones measure channels on train_data, and there is none"),
         (None, False, None, "as the shipped ones measure channels on train_data, and there is none"),
         ("bn", True, "digits", None),

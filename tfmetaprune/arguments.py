@@ -57,7 +57,7 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
 
 
 def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=None):
-    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/quality.md).
+    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/ideas.md, docs/quality.md).
 
     It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
     resolved, before one without data it does harm, and zeros become none by default.
@@ -82,12 +82,12 @@ def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=
         return None, "None was used, as the shipped ones measure channels on train_data, and there is none."
     if repair in ("default", "least_squares"):
         return None, (
-            "None was used: with repair='least_squares' the shipped one made no difference on validation data (docs/quality.md). "
+            "None was used: with repair='least_squares' the shipped ones made no difference on validation data (docs/ideas.md). "
             "Name one to use it."
         )
     if repair == "data_free":
         return None, (
-            "None was used: with repair='data_free' the shipped one did harm on validation data (docs/quality.md). Name one to use it."
+            "None was used: with repair='data_free' a shipped one did harm on validation data (docs/quality.md). Name one to use it."
         )
     return "default", None
 

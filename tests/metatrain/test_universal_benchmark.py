@@ -76,9 +76,8 @@ def test_cards_that_have_seen_what_is_to_be_unseen_are_refused():
     fine = {"trained_on": ["mlp-0--digits--3.keras"], "validated_on": ["vit-0--digits--1001.keras"]}
     check_card("fine", {"data_models": fine})
     check_card("of other make", {"data_models": {"architecture": "residual_cnn"}})
-    for name in ("vit-1--digits--3", "mlp-1--mnist_5k@14--3"):
-        with pytest.raises(ArgumentError, match="expected training without concat_cnn, mnist_5k/14, ucr/ItalyPowerDemand, vit, got"):
-            check_card("seen", {"data_models": {"trained_on": [f"{name}.keras"]}})
+    with pytest.raises(ArgumentError, match="expected training without mnist_5k/14, ucr/ItalyPowerDemand, got mnist_5k/14"):
+        check_card("seen", {"data_models": {"trained_on": ["mlp-1--mnist_5k@14--3.keras"]}})
     with pytest.raises(ArgumentError, match="expected seeds below 1010 in its card, got vit-3--digits--1011.keras"):
         check_card("chosen", {"data_models": {**fine, "validated_on": ["vit-3--digits--1011.keras"]}})
     with pytest.raises(ArgumentError, match="got mlp-2--digits--1010.keras"):

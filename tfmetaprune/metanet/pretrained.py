@@ -10,7 +10,7 @@ from tfmetaprune.errors import MetaNetworkError
 from tfmetaprune.graph.schema import SCHEMA_VERSION
 from tfmetaprune.metanet.model import MetaNetwork
 
-DEFAULT_NAME = "digits"
+DEFAULT_NAME = "universal"
 _SUFFIX = ".keras"
 
 
