@@ -54,14 +54,14 @@ IDEAS = {
                       {"objective": "published", "steps": 1000}, {}, "bn"),
     "structured": Idea("Weights and scores, by the loss of the pruned network with BatchNormalization in batch-statistics mode.",
                        {"steps": 4000}, {}, "bn"),
-    "structured_fisher": Idea("The same; scores start from the Fisher information.", {"steps": 4000}, FISHER, "bn"),
+    "structured_fisher": Idea("As `structured`, which are weights and scores by the loss of the pruned network; scores start from Fisher.", {"steps": 4000}, FISHER, "bn"),
     "repaired": Idea("Scores, by the error of the outputs after the repair; gradients go through the repair.",
                      {"objective": "repaired", "steps": 500}, {}),
     "searched": Idea("Scores, by their distance from those that a search through the repair has found for each network.",
                      {"objective": "searched", "steps": 2000}, {}),
-    "searched_fisher": Idea("The same, in fewer steps; scores start from the Fisher information.",
+    "searched_fisher": Idea("As `searched`; scores start from the Fisher information.",
                             {"objective": "searched", "steps": 1000, "validate_every": 250}, FISHER),
-    "searched_perturbed": Idea("As before, but from group L2 alone, and every weight multiplied by a factor of 1 ± 0.1, anew in each step.",
+    "searched_perturbed": Idea("As `searched`; every weight is multiplied by a factor of 1 ± 0.1, anew in each step.",
                                {"objective": "searched", "steps": 1000, "validate_every": 250, "perturbation": 0.1}, {}),
 }  # fmt: skip
 

@@ -323,8 +323,8 @@ def test_models_that_cannot_be_pruned(model, tmp_path):
         ("data_free", True, None, "with repair='data_free' a shipped one did harm on validation data"),
         ("default", False, None, "as the shipped ones measure channels on train_data, and there is none"),
         (None, False, None, "as the shipped ones measure channels on train_data, and there is none"),
-        ("bn", True, "digits", None),
-        (None, True, "digits", None),
+        ("bn", True, "universal", None),
+        (None, True, "universal", None),
     ],
 )
 def test_default_metanetwork_is_run_where_it_gains(model, monkeypatch, repair, has_data, name, note):

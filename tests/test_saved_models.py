@@ -1,12 +1,11 @@
 """The shipped metanetwork: it loads, its card says how it was made, and what the card claims shows on a fresh net."""
 
-import json
 
 import numpy as np
 import pytest
 
 from tfmetaprune.data import augment, load
-from tfmetaprune.metanet import available_metanetworks, load_card, load_metanetwork
+from tfmetaprune.metanet import MetaNetConfig, available_metanetworks, load_card, load_metanetwork
 from tfmetaprune.metatrain.evaluate import pruning_curve
 from tfmetaprune.metatrain.zoo import dataset_arrays, residual_cnn, train_data_model
 
@@ -14,7 +13,7 @@ from tfmetaprune.metatrain.zoo import dataset_arrays, residual_cnn, train_data_m
 @pytest.mark.parametrize("name", available_metanetworks())
 def test_cards_say_how_and_how_good(name):
     card = load_card(name)
-    assert card["config"] == json.loads(json.dumps(load_metanetwork(name).config.to_dict()))
+    assert MetaNetConfig.from_dict(card["config"]) == load_metanetwork(name).config
     for key in ("command", "data", "data_models", "training", "seconds", "versions", "parameters", "measured"):
         assert card[key], key
     measured = card["measured"]
