@@ -109,8 +109,8 @@ def table(lines, speedups) -> str:
         "256 of them). Of a ranking in small steps (marked *) and in one shot, the one that is better in the mean over all "
         "speed-ups on the validation split; the figures are of the test split. The metanetwork's own weights count where there is no "
         "repair by least squares, which fits the original's.", "", *rows, "",
-        "In brackets standard errors. `prune(metanetwork=\"default\")` uses the metanetwork where it leads at every speed-up, and none "
-        "elsewhere:", "",
+        "In brackets standard errors. Where the metanetwork leads at every speed-up, `prune` runs one by default (`universal`, which has "
+        "[a table of its own](universal.md)); elsewhere none:", "",
         *paired(lines, speedups), "",
         f"Median seconds of a repair: {costs}. The search (`search_steps={SEARCH_STEPS}`, anew for each speed-up, on the same inputs, no "
         f"labels) took {np.median(seconds[SEARCHED]):.0f} s.", "", "Made by `python benchmarks/quality.py --out docs/quality.md`.", "",
