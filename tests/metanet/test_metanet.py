@@ -349,10 +349,10 @@ def test_names_of_shipped_metanetworks(tmp_path, monkeypatch):
     assert set(available_metanetworks()) == {p.stem for folder in pretrained._folders() for p in folder.glob("*.keras")}
     monkeypatch.setattr(pretrained, "_folders", lambda: [tmp_path])
     assert available_metanetworks() == ()
-    save_metanetwork(make_metanet("sum_rms"), tmp_path / "digits.keras", {})
-    assert available_metanetworks() == ("digits",)
-    assert load_metanetwork("default").config == load_metanetwork("digits").config
-    with pytest.raises(MetaNetworkError, match=r"'nobody'.*expected one of \['digits'\]"):
+    save_metanetwork(make_metanet("sum_rms"), tmp_path / "universal.keras", {})
+    assert available_metanetworks() == ("universal",)
+    assert load_metanetwork("default").config == load_metanetwork("universal").config
+    with pytest.raises(MetaNetworkError, match=r"'nobody'.*expected one of \['universal'\]"):
         load_metanetwork("nobody")
 
 
