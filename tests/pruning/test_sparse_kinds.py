@@ -78,8 +78,8 @@ def test_kinds_in_training(kind):
     labels = [rng.normal(size=(8, *output.shape[1:])).astype("float32") for output in model.outputs]
     plan = plan_zeros(model, sparse_method("unstructured", sparsity=0.5, scope="layer", schedule="constant"))
     training, old = SparseTraining(model, plan), model.get_weights()
-    trained, attributes, callbacks = training(4)
-    view = trained(model.input, model.output)
+    mixin, attributes, callbacks = training(4)
+    view = type("View", (mixin, keras.Model), {})(model.input, model.output)
     for name, value in attributes.items():
         setattr(view, name, value)
     view.compile(keras.optimizers.Adam(0.01), "mse")
