@@ -117,14 +117,14 @@ def analyze(before: Any, after: Any, *, data: Any = None, seed: int = 0) -> Anal
     "Sampling from large matrices", 2007); entropy rank, exp(-sum p log p) with p the singular values over their sum (Roy
     and Vetterli, "The effective rank", EUSIPCO 2007); the scale gamma of BatchNormalization (Liu et al., "Network slimming",
     ICCV 2017). With data: Taylor sensitivity, the root mean square over samples of a gate's gradient (Molchanov et al.,
-    "Importance estimation", CVPR 2019, squared; with labels drawn from the model's own output); inter-channel correlation of
+    "Importance estimation", CVPR 2019, squared; of outputs in place of the loss); inter-channel correlation of
     activations.
 
     Args:
       before: a functional or Sequential model of either Keras.
       after: another with the same layer names, changed or narrower; layers are matched by name.
       data: batches or arrays, x or (x, y), that fit both models; None leaves out what needs them.
-      seed: of the labels that are drawn for the Taylor sensitivity.
+      seed: of what is drawn for the Taylor sensitivity.
 
     Returns:
       An `Analysis`.

@@ -36,7 +36,7 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
       metanetwork: a `MetaNetwork`, or None.
       dataset: batches of (x, ...), for the channel statistics; None if nobody needs them.
       criterion: as for `prune`.
-      seed: of the labels that are sampled for the Fisher information.
+      seed: of what is drawn for the Fisher information.
     """
     statistics = None
     if metanetwork is not None or needs_statistics(criterion):

@@ -16,15 +16,16 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
     """Measures every unit on data; no labels are used.
 
     The Fisher information of a unit is the mean over samples of the squared gradient, with respect to a gate on the
-    unit's activation, of log p(y) where y is drawn from the model's own softmax output p; for other outputs f, of
-    <v, f> with v standard normal. A gate stands wherever a kernel that joins all channels reads the unit (depthwise
-    kernels have none: what they read is read again behind them, so each path has one gate).
+    unit's activation, of <v, f>, where f are the outputs (of a softmax, its centred logits) and v is standard normal:
+    that of outputs with normal errors. A network is so measured the same with its softmax and without. A gate stands
+    wherever a kernel that joins all channels reads the unit (depthwise kernels have none: what they read is read
+    again behind them, so each path has one gate).
 
     Args:
       trace: a `ModelTrace`.
       dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, list or dict of several inputs.
       num_samples: at most so many samples are read.
-      seed: of the draws from the model's output.
+      seed: of v.
 
     Returns:
       float32 [num_units, 4], in the order of `STATISTICS_NAMES`: mean and standard deviation of the activation as its
@@ -137,12 +138,11 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
 
 
 def _draw(trace, tensor, output, seed) -> tf.Tensor:
-    """The scalar whose gradient is taken, summed over samples: log p(y) with y ~ p, or <v, f> with v ~ N(0, 1)."""
-    if not _is_softmax(trace, tensor):
-        return tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed))
-    log_p = tf.math.log(tf.reshape(output, [-1, output.shape[-1]]) + _TINY)
-    drawn = tf.random.stateless_categorical(tf.stop_gradient(log_p), 1, seed)
-    return tf.reduce_sum(tf.gather(log_p, drawn, axis=1, batch_dims=1))
+    """The scalar whose gradient is taken, summed over samples: <v, f> with v ~ N(0, 1)."""
+    if _is_softmax(trace, tensor):
+        output = tf.math.log(output + _TINY)
+        output -= tf.reduce_mean(output, -1, keepdims=True)  # the logits but for their mean, which has no effect
+    return tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed))
 
 
 def _is_softmax(trace, tensor) -> bool:
