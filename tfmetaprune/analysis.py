@@ -15,10 +15,10 @@ from tfmetaprune.analysis_numbers import activation_correlations, kernel_statist
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import channel_statistics
-from tfmetaprune.graph.schema import LOG_FISHER
 from tfmetaprune.interop import carry
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning import GroupL2
+from tfmetaprune.pruning.importance import LOG_FISHER
 from tfmetaprune.pruning.masking import is_batch_norm
 from tfmetaprune.report.analysis_plot import plot_analysis
 from tfmetaprune.trace import trace_model

@@ -32,7 +32,6 @@ VERSION = "schema_version"
 COLUMNS = ("bias", "gamma", "beta", "moving_mean", "moving_variance", "ln_gamma", "ln_beta", "alpha")
 COLUMN_DEFAULTS = (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
 STATISTICS_NAMES = ("mean", "std", "log_fisher_in_group", "log_fisher_in_network")
-LOG_FISHER = 2  # column of the statistics: log(Fisher information / mean of the group)
 
 _NODE_DESCRIPTIONS = {
     PARAMETERS: f"Per-channel parameters, in order: {', '.join(COLUMNS)}; a default where the channel has none.",

@@ -16,6 +16,7 @@ from tfmetaprune.metanet.tiles import Tile, block_table, layout_of_graph, tiled_
 MAX_STATE_BYTES = 4 * 2**30  # of edge states in memory, before a pass computes them again for every sweep instead
 EDGE_STATES = ("auto", "float32", "bfloat16", "recompute")
 _MULTIPLIED, _FIXED = ("gamma", "ln_gamma"), ("moving_mean", "moving_variance")
+_LOG_FISHER = schema.STATISTICS_NAMES.index("log_fisher_in_group")
 _LIMIT = 10.0  # of every node input, so that odd networks do no harm
 _TINY = 1e-20  # keeps a block of zeros from dividing by zero, in the gradient too
 
@@ -246,7 +247,7 @@ class MetaNetwork(keras.Model):
         step = self.config.ratio * output[:, :-1] * present
         factors = np.float32([name in _MULTIPLIED for name in schema.COLUMNS])
         terms = np.float32([name not in _MULTIPLIED + _FIXED for name in schema.COLUMNS])
-        fisher = 0.5 * statistics[:, schema.LOG_FISHER]
+        fisher = 0.5 * statistics[:, _LOG_FISHER]
         score = self.config.score_scale * output[:, -1] + self.config.fisher_weight * fisher
         return parameters * (1.0 + step * factors) + step * terms, score
 

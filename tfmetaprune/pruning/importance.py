@@ -6,11 +6,11 @@ import numpy as np
 
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.graph.schema import LOG_FISHER
 from tfmetaprune.layers import get_weight
 from tfmetaprune.trace import ModelTrace
 
 CRITERIA = ("group_l2", "group_l2_max", "fisher", "group_l2_fisher", "random")
+LOG_FISHER = 2  # column of the channel statistics: log(Fisher information / mean of the group)
 _TINY = 1e-12  # the smallest importance relative to its group that is told from zero
 
 
