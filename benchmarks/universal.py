@@ -178,7 +178,7 @@ class Bench:
 
     def __init__(self, options, rivals):
         self.rivals, self.log = rivals, options.out.with_suffix(".jsonl")
-        self.command = f"python benchmarks/universal.py --metanetworks {' '.join(rivals)}"
+        self.command = f"python benchmarks/universal.py --out {options.out} --metanetworks {' '.join(rivals)}"
         for name in ("num_models", "speedups", "budgets", "repairs", "ways"):
             value = getattr(options, name)
             if value is not None and value != DEFAULTS[name]:
@@ -250,6 +250,8 @@ class Bench:
             if (ready := [file for file in files if all(key in done for key in self.keys(file))])
         }  # fmt: skip
         lines = ["# Metanetworks on networks they have not seen", "", *self.introduction(settings)]
+        if len(settings) > 1:
+            settings["all of these"] = sum(settings.values(), [])
         for repair in self.repairs:
             for budget in self.budgets:
                 lines += ["", f"## Repair {repair}, {f'{budget} epochs' if budget else 'no fine-tuning'}"]
