@@ -65,11 +65,10 @@ VALIDATION, TEST = 0, 1
 
 
 class Rival(NamedTuple):
-    """A metanetwork that is measured: the model, its card, the criterion it goes on top of, and what tells its weights apart."""
+    """A metanetwork that is measured: the model, its card, and what tells its weights apart."""
 
     metanet: MetaNetwork
     card: dict
-    criterion: str
     digest: str
 
 
@@ -81,8 +80,7 @@ def load_rivals(names_or_paths) -> dict[str, Rival]:
         if name in (*rivals, *CRITERIA):
             raise ArgumentError(f"--metanetworks: expected a name of its own for each, got {name!r} again. Rename the file.")
         check_card(name, card)
-        criterion = card["config"].get("criterion") or card.get("training", {}).get("criterion") or "group_l2"
-        rivals[name] = Rival(metanet, card, criterion, digest(metanet))
+        rivals[name] = Rival(metanet, card, digest(metanet))
     return rivals
 
 
@@ -148,7 +146,7 @@ class Net:
                 return self._ranked(way, speedup, step), None
             name, _, order = way.partition(WIDTHS)
             weights, score = self.generated(name)
-            plan = self._ranked(self.rivals[name].criterion, speedup, 1.0, score, weights)
+            plan = self._ranked("group_l2", speedup, 1.0, score, weights)
         except NothingToPruneError:
             return None, None
         return (same_widths(self.judge.trace, plan, self._score(ORDERS[order])), None) if order else (plan, weights)
@@ -302,7 +300,7 @@ class Bench:
         for name, rival in self.rivals.items():
             trained, stopped = (_described(files_of(rival.card, kind)) for kind in ("trained_on", "validated_on"))
             yield (
-                f"Metanetwork {name!r}, on top of {rival.criterion}: trained on {trained}; its training was stopped by {stopped}. "
+                f"Metanetwork {name!r}, on top of group_l2: trained on {trained}; its training was stopped by {stopped}. "
                 f"Made by `{rival.card['command']}`."
             )
             yield ""

@@ -57,7 +57,7 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
 
 
 def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=None):
-    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (docs/ideas.md, docs/quality.md).
+    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (its card, docs/ideas.md, docs/quality.md).
 
     It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
     resolved, before one without data it does harm, and zeros become none by default.

@@ -102,8 +102,8 @@ def prune(
       criterion: "group_l2", "group_l2_max", "fisher", "group_l2_fisher" (both added), "random", or a callable(trace) -> importance,
         float [num_units].
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
-        (docs/own_metanetwork.md), or None. "default" is the shipped one where it gains on validation data (docs/ideas.md): "universal"
-        with `repair` "bn" or None; else none, and the report says why ("metanetwork_note"): with "least_squares" none of ours makes
+        (docs/own_metanetwork.md), or None. "default" is "universal" with `repair` "bn", where it gains on validation data (its
+        card), or None; else none, and the report says why ("metanetwork_note"): with "least_squares" none of ours makes
         a difference, with "data_free" they do harm, it needs `train_data`, and what "digits_sparse" gains for zeros may not last.
         With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
