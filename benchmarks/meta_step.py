@@ -21,7 +21,7 @@ from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.distribution import joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.objective import PruneAwareObjective
-from tfmetaprune.metatrain.trainer import graph_arrays
+from tfmetaprune.metatrain.prepared import graph_arrays
 from tfmetaprune.metatrain.zoo import residual_cnn
 from tfmetaprune.trace import trace_model
 
@@ -72,7 +72,7 @@ class Step:
     def __init__(self, model, metanet, dataset, distillation):
         trace = trace_model(model)
         objective = PruneAwareObjective(trace, distillation=distillation)
-        self.gradient, self.graph = MetaGradient(metanet, objective), graph_arrays(trace, dataset)
+        self.metanet, self.gradient, self.graph = metanet, MetaGradient(objective), graph_arrays(trace, dataset)
         self.original = tf.nest.map_structure(tf.convert_to_tensor, objective.weights_of(trace))
         self.original = self.original if distillation else {}
         self.noise = np.random.default_rng(0).normal(size=objective.num_units)
@@ -82,7 +82,7 @@ class Step:
 
     def __call__(self, batches):
         """Runs the step; returns its loss once everything is done."""
-        return float(self.update(*self.gradient(self.graph, self.original, batches, SPEEDUP, self.noise)))
+        return float(self.update(*self.gradient(self.metanet, self.graph, self.original, batches, SPEEDUP, self.noise)))
 
 
 def measure_first_call(metanet, x, y, dataset):

@@ -109,8 +109,8 @@ def table(lines, speedups) -> str:
         "256 of them). Of a ranking in small steps (marked *) and in one shot, the one that is better in the mean over all "
         "speed-ups on the validation split; the figures are of the test split. The metanetwork's own weights count where there is no "
         "repair by least squares, which fits the original's.", "", *rows, "",
-        "In brackets standard errors. Where the metanetwork leads at every speed-up, `prune` runs one by default (`universal`, which has "
-        "[a table of its own](universal.md)); elsewhere none:", "",
+        "In brackets standard errors. By default `prune` tries a metanetwork (`universal`, which has [tables of its own](universal.md)) "
+        "and none, and keeps what puts out what is nearest to the original's outputs:", "",
         *paired(lines, speedups), "",
         f"Median seconds of a repair: {costs}. The search (`search_steps={SEARCH_STEPS}`, anew for each speed-up, on the same inputs, no "
         f"labels) took {np.median(seconds[SEARCHED]):.0f} s.", "", "Made by `python benchmarks/quality.py --out docs/quality.md`.", "",
@@ -118,7 +118,7 @@ def table(lines, speedups) -> str:
 
 
 def paired(lines, speedups) -> list[str]:
-    """Returns the lines of the table on which the default metanetwork of `prune` was chosen: its lead on validation, net by net."""
+    """Returns the lines of the table of the leads on validation, net by net."""
     scores = {tuple(line[column] for column in COLUMNS): 100 * line["validation"] for line in lines}
     seeds = sorted({line["seed"] for line in lines})
     rows = [

@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from rankings import bn_scale, same_widths, taylor
 
+from tfmetaprune.choosing import TRIED, output_errors
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metanet import MetaNetwork, load_metanetwork, save_metanetwork
@@ -58,10 +59,13 @@ SETTINGS = {  # (family, data) of the networks
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
+CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
+WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
+CONTROL = "fisher"
 DEFAULTS = {"num_models": 5, "speedups": SPEEDUPS, "budgets": [0], "repairs": REPAIRS, "ways": None}
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
 KEY = ("net", "way", "weights", "repair", "speedup", "budget")
-VALIDATION, TEST = 0, 1
+VALIDATION, TEST, ERROR = 0, 1, 2
 
 
 class Rival(NamedTuple):
@@ -156,14 +160,18 @@ class Net:
         return {"validation": accuracy(model, self.judge.x, self.judge.y), "test": accuracy(model, *self.test)}
 
     def measure(self, way, repair, speedup, budgets) -> list[dict]:
-        """Returns the accuracies for each budget; criteria rank in one shot before least squares alone, as in `prune`."""
+        """Returns the accuracies for each budget, and the error of the outputs before fine-tuning.
+
+        Criteria rank in one shot before least squares alone, as in `prune`.
+        """
         step = 1.0 if way not in CRITERIA or repair == "least_squares" else SMALL_STEP
         plan, weights = self.plan(way, speedup, step)
         if plan is None:
-            return [{"validation": 0.0, "test": 0.0} for _ in budgets]
+            return [{"validation": 0.0, "test": 0.0, "error": None} for _ in budgets]
         repair = None if repair == "none" else repair
-        models = repaired_models(self.judge, plan, weights, repair=repair, budgets=budgets, seed=self.seed)
-        return [self.accuracies(model) for model in models]
+        small, *models = repaired_models(self.judge, plan, weights, repair=repair, budgets=(0, *budgets), seed=self.seed)
+        (error,) = output_errors(self.judge.trace.model, [small], self.judge.train)
+        return [{**self.accuracies(model), "error": error} for model in models]
 
 
 class Bench:
@@ -188,6 +196,8 @@ class Bench:
         if unknown:
             raise ArgumentError(f"--ways: expected some of {', '.join(known)}, got {unknown}. Choose from these.")
         self.ways = [way for way in known if way in (options.ways or known)]
+        names = [name for name in (CONTROL, *rivals) if name in self.ways]
+        self.choices = {CHOICE: TRIED, **{f"{WITH}{name}": (*TRIED, name) for name in names}} if {*TRIED} <= {*self.ways} else {}
 
     def key(self, file, way, repair, speedup, budget) -> tuple:
         """Returns the values of KEY."""
@@ -202,9 +212,13 @@ class Bench:
         ]  # fmt: skip
 
     def lines(self) -> dict:
-        """Returns what was measured: key -> (validation, test)."""
+        """Returns what was measured: key -> (validation, test, error of the outputs, infinite where out of reach)."""
         lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ()
-        return {tuple(line[name] for name in KEY): (line["validation"], line["test"]) for line in lines}
+        return {
+            tuple(line[name] for name in KEY): (
+                line["validation"], line["test"], np.inf if line.get("error") is None else line["error"]
+            ) for line in lines
+        }  # fmt: skip
 
     def measure(self, folder, file):
         """Appends a line for everything of one network that is missing."""
@@ -231,10 +245,11 @@ class Bench:
     def curves(self, done, files, repair, budget) -> dict:
         """Returns for each way float [nets, speed-ups and the objective, 2], in % on validation and test."""
         curves = {}
-        for way in self.ways:
+        for way, tried in {**{way: (way,) for way in self.ways}, **self.choices}.items():
             rows = []
             for file in files:
-                row = np.array([done[self.key(file, way, repair, speedup, budget)] for speedup in self.speedups])
+                found = [[done[self.key(file, each, repair, speedup, budget)] for each in tried] for speedup in self.speedups]
+                row = np.array([min(each, key=lambda measured: measured[ERROR])[:ERROR] for each in found])
                 whole = done[file.file_name, *UNPRUNED]
                 rows.append([*row, [area(self.speedups, row[:, split], whole[split]) for split in (VALIDATION, TEST)]])
             curves[way] = 100 * np.array(rows)
@@ -281,7 +296,11 @@ class Bench:
             "in small steps otherwise, metanetworks in one shot always. Least squares fits the original's weights, so that a "
             "metanetwork's scores alone count there. `taylor` is the squared gradient of the loss of a batch of 64 with respect to a "
             "unit's mask, mean over the batches, and takes true labels; `bn_scale` is |gamma|, and the unpruned network's group L2 where "
-            "there is no BatchNormalization (mlp, vit). A metanetwork's *widths* "
+            "there is no BatchNormalization (mlp, vit). *choice* is "
+            "what `prune` does by default without a metanetwork: at each speed-up it takes the one of "
+            f"{' and '.join(TRIED)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 inputs "
+            "without labels; *choice with* a metanetwork, or with a third criterion as a control, has that as one more to choose from. "
+            "A metanetwork's *widths* "
             "are what each layer keeps with it, filled with channels in another order, with the original's weights."
         )
         yield ""
@@ -324,10 +343,22 @@ class Bench:
                 yield f"| {title} | {' | '.join(_interval(values) for values in lead.T)} |"
             if best:
                 yield from ("", f"| {name} minus {best} | objective | worst speed-up |", "|---|---|---|")
-                for family in sorted({file.family for file in files}):
-                    lead = leads[best][[file.family == family for file in files]]
-                    worst = int(np.argmin(lead[:, :-1].mean(0)))
-                    yield f"| {family}, {_nets(lead)} | {_interval(lead[:, -1])} | {columns[worst]}: {_interval(lead[:, worst])} |"
+                yield from _by_family(files, leads[best], columns)
+            if WITH + name in curves:
+                yield from ("", f"| {WITH}{name} minus | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
+                for choice in (each for each in (CHOICE, WITH + CONTROL) if each in curves):
+                    lead = (curves[WITH + name] - curves[choice])[:, :, TEST]
+                    yield f"| {choice} | {' | '.join(_interval(values) for values in lead.T)} |"
+                yield from ("", f"| {WITH}{name} minus {CHOICE} | objective | worst speed-up |", "|---|---|---|")
+                yield from _by_family(files, (curves[WITH + name] - curves[CHOICE])[:, :, TEST], columns)
+
+
+def _by_family(files, lead, columns):
+    """Yields a row for each family of a lead [nets, speed-ups and the objective]."""
+    for family in sorted({file.family for file in files}):
+        rows = lead[[file.family == family for file in files]]
+        worst = int(np.argmin(rows[:, :-1].mean(0)))
+        yield f"| {family}, {_nets(rows)} | {_interval(rows[:, -1])} | {columns[worst]}: {_interval(rows[:, worst])} |"
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def test_help_imports_nothing_heavy():
         (("prune", "MODEL", "--out", "OUT", "--speedup", "nan"), "speedup to be a number >= 1, got nan"),
         (("prune", "MODEL", "--out", "OUT", "--speedup", 2, "--latency-ms", 1), "expected one of speedup, latency_ms"),
         (("prune", "MODEL", "--out", "OUT", "--sparsity", 0.5), "expected no sparsity with method='structured'"),
-        (("prune", "MODEL", "--out", "OUT", "--criterion", "l2"), "expected criterion to be one of"),
+        (("prune", "MODEL", "--out", "OUT", "--criterion", "l2"), "expected criterion to be 'default', one of"),
         (("prune", "MODEL", "--out", "OUT", "--scope", "all"), "expected scope to be one of"),
         (("prune", "MODEL", "--out", "OUT", "--data", "digits", "--data-dir", "FILE"), "Choose a data_dir that can be written"),
         (("export", "MODEL", "--train-epochs", 2), "expected --data NAME for --train-epochs"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tfmetaprune
-from tfmetaprune import latency_target, pipeline
+from tfmetaprune import choosing, latency_target
 from tfmetaprune._keras import keras
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.latency_target import MAX_CANDIDATES, LatencyTarget, measure_with, prune_to_latency
@@ -69,7 +69,7 @@ def test_out_of_reach(trace):
 
 
 def test_prune_reports_every_measurement(trace, monkeypatch):
-    monkeypatch.setattr(pipeline, "measure_with", lambda model: _clock(trace, overhead_ms=1.0))
+    monkeypatch.setattr(choosing, "measure_with", lambda model: _clock(trace, overhead_ms=1.0))
     result = tfmetaprune.prune(trace.model, latency_speedup=2.0, metanetwork=None, finetune=None, repair=None, round_to=8)
     report = result.report
     assert report["latency"]["target"] == {"latency_ms": None, "latency_speedup": 2.0}

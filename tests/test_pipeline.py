@@ -253,7 +253,7 @@ def test_inspect_nothing_to_prune_is_no_error():
         ({"speedup": float("nan")}, "expected speedup"),
         ({"speedup": "2"}, "expected speedup"),
         ({"method": "n:m"}, "expected method to be one of structured, .* or N:M, got 'n:m'"),
-        ({"criterion": "l3"}, "expected criterion to be one of group_l2, .* got 'l3'"),
+        ({"criterion": "l3"}, "expected criterion to be 'default', one of group_l2, .* got 'l3'"),
         ({"criterion": ["group_l2"]}, "expected criterion"),
         ({"metanetwork": 3}, "expected metanetwork to be a name"),
         ({"finetune": 0}, "expected finetune .* got 0"),
@@ -315,25 +315,52 @@ def test_models_that_cannot_be_pruned(model, tmp_path):
         tfmetaprune.inspect(pathlib.Path(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "repair, has_data, name, note",
-    [
-        ("default", True, None, "with repair='least_squares' the shipped ones made no difference on validation data"),
-        ("least_squares", True, None, "with repair='least_squares' the shipped ones made no difference on validation data"),
-        ("data_free", True, None, "with repair='data_free' a shipped one did harm on validation data"),
-        ("default", False, None, "as the shipped ones measure channels on train_data, and there is none"),
-        (None, False, None, "as the shipped ones measure channels on train_data, and there is none"),
-        ("bn", True, "universal", None),
-        (None, True, "universal", None),
-    ],
-)
-def test_default_metanetwork_is_run_where_it_gains(model, monkeypatch, repair, has_data, name, note):
+@pytest.mark.parametrize("repair", ["default", "bn", "data_free", None])
+def test_default_is_the_way_whose_outputs_stay_nearest(model, metanetwork, monkeypatch, repair):
+    """Each way is what it is when it is asked for, and the one with the smallest error is what comes out."""
     loaded = []
-    monkeypatch.setattr(pipeline, "load_metanetwork", lambda asked: loaded.append(asked) or tfmetaprune.MetaNetwork())
-    data = make_data(16)[0] if has_data else None
-    report = json.loads(json.dumps(tfmetaprune.prune(model, data, finetune=None, repair=repair).report))
-    assert report["metanetwork"] == name and loaded == (["default"] if name else [])
-    assert report["metanetwork_note"] is None if note is None else note in report["metanetwork_note"]
+    monkeypatch.setattr(pipeline, "load_metanetwork", lambda asked: loaded.append(asked) or metanetwork)
+    data = make_data(96)[0]
+    found = tfmetaprune.prune(model, data, finetune=None, repair=repair)
+    candidates = json.loads(json.dumps(found.report))["candidates"]
+    assert loaded == ["universal"] and found.report["metanetwork_note"] is None
+    ways = [("group_l2", None), ("group_l2_fisher", None), ("group_l2", "universal")]
+    assert [(each["criterion"], each["metanetwork"]) for each in candidates] == ways
+    wanted = model(data).numpy()
+    spread = np.mean((wanted - wanted.mean(0)) ** 2)
+    results = [
+        tfmetaprune.prune(model, data, finetune=None, repair=repair, criterion=criterion, metanetwork=name) for criterion, name in ways
+    ]
+    errors = [np.mean((result.model(data).numpy() - wanted) ** 2) / spread for result in results]
+    np.testing.assert_allclose([each["error"] for each in candidates], errors, rtol=1e-3)
+    best = int(np.argmin(errors))
+    assert (found.report["criterion"], found.report["metanetwork"]) == ways[best] and len({*np.round(errors, 6)}) == 3
+    np.testing.assert_allclose(found.model(data), results[best].model(data), atol=1e-3 * spread**0.5)
+
+
+def test_ways_that_do_not_reach_the_speedup_are_left_out(model, monkeypatch):
+    """One way out of reach does not matter, all of them do."""
+    try_way = pipeline.try_way
+
+    def some(trace, way, *args, **kwargs):
+        if way.criterion == "group_l2":
+            raise NothingToPruneError("expected a speed-up of 3, got 2")
+        return try_way(trace, way, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "try_way", some)
+    report = tfmetaprune.prune(model, make_data(32)[0], finetune=None, repair="bn").report
+    assert report["criterion"] == "group_l2_fisher" and report["metanetwork"] is None
+    assert [each["error"] is None for each in report["candidates"]] == [True, False, True]
+    with pytest.raises(NothingToPruneError, match="expected a speed-up of 1000 to be reachable, got at most"):
+        monkeypatch.undo()
+        tfmetaprune.prune(model, make_data(32)[0], speedup=1000, finetune=None)
+
+
+def test_without_data_there_is_one_way(model):
+    for repair in ("default", None):
+        report = tfmetaprune.prune(model, finetune=None, repair=repair).report
+        assert (report["criterion"], report["metanetwork"], report["candidates"]) == ("group_l2", None, [])
+        assert "as the shipped ones measure channels on train_data, and there is none" in report["metanetwork_note"]
 
 
 def test_default_metanetwork_for_zeros_is_none(model):

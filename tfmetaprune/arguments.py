@@ -32,10 +32,10 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
     is_number = isinstance(speedup, numbers.Real) and not isinstance(speedup, bool)
     if not is_number or not math.isfinite(speedup) or speedup < 1:
         raise ArgumentError(f"prune: expected speedup to be a number >= 1, got {speedup!r}. Try 2.0.")
-    if not callable(criterion) and criterion not in CRITERIA:
+    if not callable(criterion) and criterion not in ("default", *CRITERIA):
         raise ArgumentError(
-            f"prune: expected criterion to be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}. "
-            f"Use 'group_l2'."
+            f"prune: expected criterion to be 'default', one of {', '.join(CRITERIA)} or a callable, got {criterion!r}. "
+            f"Use 'default'."
         )
     is_named = isinstance(metanetwork, str) or hasattr(metanetwork, "__fspath__")
     if not (metanetwork is None or is_named or callable(metanetwork)):
@@ -54,42 +54,6 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
         raise ArgumentError(f"prune: expected repair to be one of {', '.join(REPAIRS)} or None, got {repair!r}. Use 'default'.")
     if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ArgumentError(f"prune: expected seed to be an integer in 0..2**32 - 1, got {seed!r}. Use 0.")
-
-
-def choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare=None):
-    """Replaces "default" by the shipped metanetwork or by none, as measured on validation data (its card, docs/ideas.md, docs/quality.md).
-
-    It gains before BN statistics are estimated again and where nothing is repaired. Before a repair by least squares no difference is
-    resolved, before one without data it does harm, and zeros become none by default.
-
-    Args:
-      metanetwork: as for `prune`.
-      drops_channels: whether channels go.
-      repair: as for `prune`.
-      train_data: as for `prune`.
-      prepare: as for `prune`.
-
-    Returns:
-      What to use in its place, and why "default" came to mean None, a sentence; None where it did not.
-    """
-    if not isinstance(metanetwork, str) or metanetwork != "default":
-        return metanetwork, None
-    if not drops_channels:
-        return None, "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
-    if prepare is not None:
-        return None, f"None was used, as the training before pruning ({prepare}) has learnt what goes."
-    if train_data is None:
-        return None, "None was used, as the shipped ones measure channels on train_data, and there is none."
-    if repair in ("default", "least_squares"):
-        return None, (
-            "None was used: with repair='least_squares' the shipped ones made no difference on validation data (docs/ideas.md). "
-            "Name one to use it."
-        )
-    if repair == "data_free":
-        return None, (
-            "None was used: with repair='data_free' a shipped one did harm on validation data (docs/quality.md). Name one to use it."
-        )
-    return "default", None
 
 
 def check_search(search_steps, drops_channels, repair, train_data):

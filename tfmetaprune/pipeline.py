@@ -15,18 +15,16 @@ from tfmetaprune.arguments import (
     check_search,
     check_targets,
     check_train_data,
-    choose_metanetwork,
     refuse_unused,
     zeros_repair,
 )
-from tfmetaprune.choosing import rewrite, search, shrink
+from tfmetaprune.choosing import best_attempt, rewrite, search, try_way, ways_to_try
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
-from tfmetaprune.graph import decode_graph, encode_graph
+from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
 from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
-from tfmetaprune.latency_target import measure_with, prune_to_latency
-from tfmetaprune.metanet.pretrained import DEFAULT_NAME, load_metanetwork
+from tfmetaprune.metanet.pretrained import load_metanetwork
 from tfmetaprune.preparation import check_preparation, prepare_model
 from tfmetaprune.pruning import (
     PruningPlan,
@@ -79,7 +77,7 @@ class PruneResult:
 
 
 def prune(
-    model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="group_l2",
+    model, train_data=None, *, validation_data=None, speedup=None, method="structured", criterion="default",
     metanetwork="default", finetune="default", repair="default", distill=False, round_to=None, traffic_weight=0.0, latency_ms=None,
     latency_speedup=None, seed=0, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial", prepare=None,
     prepare_epochs=None, prepare_learning_rate=None, search_steps=0,
@@ -100,11 +98,12 @@ def prune(
         (blocks of `block_shape`), "xnnpack" (the 1x1 convolutions of models that TF-MOT's policy for XNNPACK accepts);
         or "structured+unstructured", one after the other. Layers that stay dense are named in the report, with why.
       criterion: "group_l2", "group_l2_max", "fisher", "group_l2_fisher" (both added), "random", or a callable(trace) -> importance,
-        float [num_units].
+        float [num_units]. "default" is "group_l2", or with `train_data` the better of "group_l2" and "group_l2_fisher": see `metanetwork`.
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
-        (docs/own_metanetwork.md), or None. "default" is "universal" with `repair` "bn", where it gains on validation data (its
-        card), or None; else none, and the report says why ("metanetwork_note"): with "least_squares" none of ours makes
-        a difference, with "data_free" they do harm, it needs `train_data`, and what "digits_sparse" gains for zeros may not last.
+        (docs/own_metanetwork.md), or None. "default" tries "universal" and none where there are `train_data` and channels go: the
+        network is pruned and repaired in each way that this and `criterion` leave open, and the one is kept that puts out what is
+        nearest to what the model put out, on up to 1,024 inputs without labels. The report tells the error of each ("candidates"), and
+        why there was none to try ("metanetwork_note").
         With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
@@ -162,19 +161,21 @@ def prune(
     drops_channels = sparse is None or sparse.is_structured
     if not drops_channels:
         refuse_unused(
-            method, speedup=speedup, criterion=None if criterion == "group_l2" else criterion, round_to=round_to,
+            method, speedup=speedup, criterion=None if criterion == "default" else criterion, round_to=round_to,
             traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, prepare=prepare,
         )  # fmt: skip
         repair = zeros_repair(repair, train_data)
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
-    metanetwork, metanetwork_note = choose_metanetwork(metanetwork, drops_channels, repair, train_data, prepare)
+    ways, metanetwork_note = ways_to_try(
+        criterion, metanetwork, drops_channels=drops_channels, train_data=train_data, prepare=prepare
+    )  # fmt: skip
     prepare_epochs, prepare_rate = check_preparation(
         prepare, prepare_epochs, prepare_learning_rate, train_data=train_data, speedup=speedup, is_latency=latency is not None,
-        criterion=criterion, metanetwork=metanetwork,
+        criterion=ways[0].criterion, metanetwork=ways[0].metanetwork,
     )  # fmt: skip
     check_search(search_steps, drops_channels, repair, train_data)
-    check_train_data(train_data, criterion, metanetwork, finetune, repair)
+    check_train_data(train_data, *ways[0], finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
         model, back = carry(model)
@@ -187,7 +188,7 @@ def prune(
         if validation is not None:
             check_data(validation, model, needs_labels=is_labelled(validation))
             check_finite(validation)
-        network = _find_metanetwork(metanetwork)
+        network = _find_metanetwork(ways[-1].metanetwork)  # no two of the ways have different ones
 
         def evaluate(candidate):
             return {} if validation is None else evaluate_model(candidate, validation, losses)
@@ -199,30 +200,50 @@ def prune(
         if prepare is not None:
             make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
             prepared, preparation = prepare_model(
-                model, train, prepare, speedup=speedup, criterion=criterion, losses=losses, epochs=prepare_epochs,
+                model, train, prepare, speedup=speedup, criterion=ways[0].criterion, losses=losses, epochs=prepare_epochs,
                 learning_rate=prepare_rate, traffic_weight=traffic_weight,
             )  # fmt: skip
             trace, steps["prepared"] = trace_model(prepared), {**costs, **evaluate(prepared)}
-        rewritten = rewrite(trace, network, train, criterion=criterion, seed=seed)
-        if search_steps and speedup > 1:
-            target = speedup if latency is None else _SEARCH_SPEEDUP
-            rewritten = search(trace, rewritten, train, speedup=target, steps=search_steps, criterion=criterion, seed=seed)
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
-        plan, measurements, repaired = None, [], None
+        plan, measurements, repaired, errors = None, [], None, []
         if drops_channels:
+            statistics = None
+            if len(ways) > 1:
+                with progress_bar("Measuring channel statistics"):
+                    statistics = channel_statistics(trace, train, seed=seed)
             is_fitted = repair == "least_squares" or (repair == "default" and train is not None)
-            step = 1.0 if is_fitted or prepare == "prune_aware" else None
-            options = {"criterion": criterion, "step": step, "round_to": round_to, "traffic_weight": traffic_weight, "seed": seed}
-            small, plan, measurements = _shrink_to(trace, rewritten, speedup, latency, options)
+            options = {
+                "speedup": speedup, "latency": latency, "repair": repair, "round_to": round_to, "traffic_weight": traffic_weight,
+                "seed": seed, "step": 1.0 if is_fitted or prepare == "prune_aware" else None,
+            }  # fmt: skip
+
+            def attempt(way):
+                on_top = None if way.metanetwork is None else network
+                made = rewrite(trace, on_top, train, criterion=way.criterion, seed=seed, statistics=statistics)
+                return try_way(trace, way, made, train, **options)
+
+            best, errors = best_attempt(model, ways, attempt, train)
+            if search_steps and speedup > 1:
+                target = speedup if latency is None else _SEARCH_SPEEDUP
+                found = search(
+                    trace, best.rewritten, train, speedup=target, steps=search_steps, criterion=best.way.criterion, seed=seed
+                )
+                best = try_way(trace, best.way, found, train, **options)
+            way, rewritten, plan, measurements = best.way, best.rewritten, best.plan, best.measurements
+            left = cost(trace, plan.keep)
+            steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **evaluate(best.small)}
+            small, repaired = best.repaired, best.repair
+            if repair is not None:
+                steps["repaired"] = evaluate(small)
         else:
+            (way,) = ways
+            rewritten = rewrite(trace, network, train, seed=seed)
             small = zeros.begin(replace_weights(model, rewritten.weights or {}), rewritten.score)
-        left = original if plan is None else cost(trace, plan.keep)
-        untouched = plan is None and zeros.grows
-        steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **({} if untouched else evaluate(small))}
-        if repair is not None and not untouched:
-            with progress_bar("Repairing what remains"):
-                small, repaired = repair_model(trace, plan, small, train, repair, weights=rewritten.weights, seed=seed)
-            steps["repaired"] = evaluate(small)
+            steps["pruned"] = {"macs": original.macs, "parameters": original.parameters, **({} if zeros.grows else evaluate(small))}
+            if repair is not None and not zeros.grows:
+                with progress_bar("Repairing what remains"):
+                    small, repaired = repair_model(trace, None, small, train, repair, seed=seed)
+                steps["repaired"] = evaluate(small)
         if drops_channels and sparse is not None:
             small = zeros.begin(small)
             if not zeros.grows:
@@ -251,9 +272,9 @@ def prune(
     report = {
         "tfmetaprune": tfmetaprune.__version__,
         "method": method,
-        "criterion": ("magnitude" if plan is None else criterion) if isinstance(criterion, str) else _name(criterion),
-        "metanetwork": _metanetwork_name(metanetwork),
+        **({"criterion": "magnitude", "metanetwork": _metanetwork_name(way.metanetwork)} if plan is None else _names(way)),
         "metanetwork_note": metanetwork_note,
+        "candidates": [{**_names(each), "error": error if math.isfinite(error) else None} for each, error in zip(ways, errors)],
         "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
         "search_steps": int(search_steps),
         "repair": repaired,
@@ -312,18 +333,6 @@ def decode(graph, model):
     return back(replace_weights(model, decode_graph(graph, trace_model(model))))
 
 
-def _shrink_to(trace, rewritten, speedup, latency, options):
-    """Shrinks to a speed-up or a latency: the smaller model, its plan, what was measured."""
-    if latency is None:
-        return *shrink(trace, rewritten, speedup=speedup, **options), []
-    with progress_bar("Measuring latency"):
-        found, measurements = prune_to_latency(
-            lambda macs_speedup: shrink(trace, rewritten, speedup=macs_speedup, **options), measure_with(trace.model),
-            latency, f"Model {trace.model.name!r}",
-        )  # fmt: skip
-    return *found, [dataclasses.asdict(measurement) for measurement in measurements]
-
-
 def _shuffled(data, seed):
     """A batched dataset of the caller's data: theirs, or their arrays shuffled anew in each iteration."""
     if isinstance(data, tf.data.Dataset):
@@ -351,12 +360,19 @@ def _find_metanetwork(metanetwork):
     return load_metanetwork(metanetwork)
 
 
+def _names(way) -> dict:
+    """What a report calls a way to choose channels."""
+    criterion, metanetwork = way
+    name = criterion if isinstance(criterion, str) else _name(criterion)
+    return {"criterion": name, "metanetwork": _metanetwork_name(metanetwork)}
+
+
 def _metanetwork_name(metanetwork):
     if metanetwork is None:
         return None
     if callable(metanetwork):
         return getattr(metanetwork, "name", _name(metanetwork))
-    return DEFAULT_NAME if metanetwork == "default" else str(metanetwork)
+    return str(metanetwork)
 
 
 def _name(function) -> str:

@@ -7,7 +7,8 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.objective import PruneAwareObjective
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining, graph_arrays
+from tfmetaprune.metatrain.prepared import graph_arrays
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import residual_cnn
 from tfmetaprune.trace import trace_model
 
@@ -35,7 +36,7 @@ def test_stages_equal_one_plain_tape(batches, distillation):
     graph = graph_arrays(model, tf.data.Dataset.from_tensors(batches[0]))
     original = tf.nest.map_structure(tf.convert_to_tensor, objective.weights_of(model))
     noise = np.random.default_rng(3).normal(size=objective.num_units).astype(np.float32)
-    loss, gradients = MetaGradient(metanet, objective)(graph, original, iter(batches), 2.0, noise)
+    loss, gradients = MetaGradient(objective)(metanet, graph, original, iter(batches), 2.0, noise)
 
     inputs = (graph[name] for name in ("parameters", "present", "statistics", "frozen", "weights"))
     with tf.GradientTape() as tape:

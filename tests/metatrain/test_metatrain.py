@@ -8,7 +8,8 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.evaluate import Curve, pruning_curve
 from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining, graph_arrays, perturbed
+from tfmetaprune.metatrain.prepared import graph_arrays, perturbed
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import accuracy, residual_cnn, train_data_model
 from tfmetaprune.pruning import cost, make_plan
 from tfmetaprune.trace import trace_model

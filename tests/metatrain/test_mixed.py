@@ -12,6 +12,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork
 from tfmetaprune.metatrain import select as selecting
 from tfmetaprune.metatrain.families import mlp, plain_cnn, series_cnn
+from tfmetaprune.metatrain.prepared import prepare_data_models
 from tfmetaprune.metatrain.select import (
     NONE,
     accuracies,
@@ -68,6 +69,23 @@ def test_each_data_model_reads_its_own_data_and_architectures_are_shared(images,
     trainer.train()
     with pytest.raises(ArgumentError, match="expected a dataset for each of the 4 models, got 2"):
         MetaTrainer(_metanet(), [*cnns, *others], datasets[:2], settings, tmp_path)
+
+
+def test_trainings_share_what_is_prepared(images, tmp_path):
+    """Data models are made ready once for trainings of several metanetworks, which end as they would have alone."""
+    models = [mlp((8, 8, 1), 3, widths=(4, 6), seed=seed) for seed in range(2)]
+    settings = MetaTraining(steps=3, batch_size=32, warmup=1)
+    ready = prepare_data_models(models, images, settings)
+
+    def trained(what, dataset, seed, folder):
+        keras.utils.set_random_seed(seed)
+        metanet = MetaNetwork(MetaNetConfig(hidden=8, num_layers=1))
+        MetaTrainer(metanet, what, dataset, settings, tmp_path / folder).train()
+        return metanet.get_weights()
+
+    for seed in range(2):
+        for got, want in zip(trained(ready, None, seed, f"shared{seed}"), trained(models, images, seed, f"alone{seed}"), strict=True):
+            np.testing.assert_array_equal(got, want)
 
 
 def test_training_ends_by_the_objective_with_the_best_and_resumes_to_the_same(images, tmp_path):

@@ -15,9 +15,10 @@ from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile, make_data_models
+from tfmetaprune.metatrain.prepared import graph_arrays
 from tfmetaprune.metatrain.repaired_objectives import RepairedObjective, SearchedObjective
 from tfmetaprune.metatrain.searching import SearchSettings, load_searched, search_data_models, search_path
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining, graph_arrays
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import dataset_arrays, residual_cnn
 from tfmetaprune.pruning import fit_least_squares, make_plan, rebuild_model, scorer
 from tfmetaprune.pruning.search import search_scores

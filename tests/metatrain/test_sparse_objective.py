@@ -8,8 +8,9 @@ from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
 from tfmetaprune.metatrain.evaluate_sparse import sparsity_curve
+from tfmetaprune.metatrain.prepared import graph_arrays
 from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining, graph_arrays
+from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import dataset_arrays, residual_cnn, train_data_model
 from tfmetaprune.pruning.sparse import kernel_units, plan_zeros, sparse_method, zero_out
 from tfmetaprune.trace import trace_model

@@ -29,7 +29,7 @@ def meta_train(out, *, objective="structured", steps=3000, seed=0, num_models=12
       out: folder for the data models, the checkpoints, the metanetwork and its card, NAME.keras and NAME.json, where the name is
         "digits", with "_" and the objective behind it if that is another than "structured"; with several workers, a folder
         that all of them see.
-      objective: a name of `trainer.OBJECTIVES` but for "searched", which is for zoos.
+      objective: a name of `prepared.OBJECTIVES` but for "searched", which is for zoos.
       steps: meta-steps.
       seed: of the metanetwork and of every choice in its training.
       num_models: data models to train on.

@@ -4,28 +4,28 @@ from tfmetaprune._keras import tf
 
 
 class MetaGradient:
-    """Computes the loss of a metanetwork on one data model, and the gradient, over any number of batches.
+    """Computes the loss of a metanetwork on a data model of one architecture, and the gradient, over any number of batches.
 
     The metanetwork runs eagerly, once forward and once backward. What lies between its outputs and the loss is compiled,
-    once for all data models of an architecture: the decoding with the mask, the loss of a batch with its gradient, and
+    once for all data models of an architecture and all metanetworks: the decoding with the mask, the loss of a batch with its gradient, and
     the way back from decoded weights and mask to the metanetwork's outputs, which decodes again instead of keeping
     intermediate results while the batches run.
 
     Args:
-      metanet: the `MetaNetwork`.
       objective: the `Objective` of the architecture.
     """
 
-    def __init__(self, metanet, objective):
-        self.metanet, self.objective = metanet, objective
+    def __init__(self, objective):
+        self.objective = objective
         self._decode = tf.function(objective.decode, autograph=False)
         self._add_batch = tf.function(self._totals_with_batch, autograph=False, reduce_retracing=True)
         self._pull_back = tf.function(self._gradient_of_decode, autograph=False)
 
-    def __call__(self, graph, original, batches, target, noise):
+    def __call__(self, metanet, graph, original, batches, target, noise):
         """Computes the mean loss over the batches and its gradient.
 
         Args:
+          metanet: the `MetaNetwork`.
           graph: the data model as raw tensors, as `graph_arrays` makes them.
           original: the data model's own weights, (layer path, weight name) -> tensor; {} where there is no distillation.
           batches: iterable of (images [batch, ...], int labels [batch]), at least one.
@@ -33,12 +33,12 @@ class MetaGradient:
           noise: float32 [num_units], standard normal.
 
         Returns:
-          The loss, a scalar, and the gradients for `metanet.trainable_variables`, a list.
+          The loss, a scalar, and the gradients for its `trainable_variables`, a list.
         """
         target, noise = tf.constant(target, tf.float32), tf.constant(noise, tf.float32)
         inputs = (graph[name] for name in ("parameters", "present", "statistics", "frozen", "weights"))
         with tf.GradientTape() as tape:
-            generated = self.metanet.transform(*inputs, self.objective.layout)
+            generated = metanet.transform(*inputs, self.objective.layout)
         network = self._decode(generated, target, noise)
         totals, count = tf.nest.map_structure(tf.zeros_like, (tf.zeros([]), network)), 0
         for x, y in batches:
@@ -47,7 +47,7 @@ class MetaGradient:
         loss, gradient = totals
         gradient = self._pull_back(generated, target, noise, gradient, tf.constant(count, tf.float32))
         gradients = tape.gradient(
-            tf.nest.flatten(generated), self.metanet.trainable_variables,
+            tf.nest.flatten(generated), metanet.trainable_variables,
             output_gradients=tf.nest.flatten(gradient), unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )  # fmt: skip
         return loss / count, gradients

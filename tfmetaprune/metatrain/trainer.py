@@ -13,43 +13,13 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, MetaNetworkError
-from tfmetaprune.graph import channel_statistics, encode_graph, graph_layout
-from tfmetaprune.graph.schema import CHANNEL, FROZEN, PARAMETERS, PRESENT, STATISTICS, WEIGHT
 from tfmetaprune.metanet import MetaNetwork
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.keeping import BestKeeper
-from tfmetaprune.metatrain.objective import PruneAwareObjective, PublishedObjective
-from tfmetaprune.metatrain.repaired_objectives import RepairedObjective, SearchedObjective
-from tfmetaprune.metatrain.sparse_objective import NOfMObjective, PublishedSparseObjective, UnstructuredObjective
-from tfmetaprune.metatrain.zoo import dataset_arrays
+from tfmetaprune.metatrain.prepared import OBJECTIVES, DataModel, perturbed, prepare_data_models
 from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
-from tfmetaprune.trace import trace_model
-
-# name -> the objectives for a trace and a `MetaTraining`; a step takes any of them
-OBJECTIVES = {
-    "structured": lambda trace, settings: [
-        PruneAwareObjective(trace, speedups=settings.speedups, distillation=settings.distillation)
-    ],
-    "unstructured": lambda trace, settings: [
-        UnstructuredObjective(trace, sparsities=settings.sparsities, distillation=settings.distillation)
-    ],
-    "n:m": lambda trace, settings: [
-        NOfMObjective(trace, name, distillation=settings.distillation) for name in ("2:4", "1:4")
-    ],
-    "sparse": lambda trace, settings: [
-        *OBJECTIVES["unstructured"](trace, settings) * 2, *OBJECTIVES["n:m"](trace, settings)
-    ],
-    "published": lambda trace, settings: [
-        PublishedObjective(trace, alpha=settings.alpha, regularization=settings.regularization)
-    ],
-    "published_sparse": lambda trace, settings: [
-        PublishedSparseObjective(trace, regularization=settings.regularization)
-    ],
-    "repaired": lambda trace, settings: [RepairedObjective(trace, speedups=settings.speedups)],
-    "searched": lambda trace, settings: [SearchedObjective(trace)],
-}  # fmt: skip
 
 # of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
 REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
@@ -135,16 +105,6 @@ class MetaTraining:
             )
 
 
-class DataModel(NamedTuple):
-    """A trained network to learn from: its architecture's `MetaGradient` for each objective, its graph as raw tensors, its own
-    weights (and what else its objective compares with), the examples it is run on."""
-
-    gradients: list[MetaGradient]
-    graph: Mapping
-    original: Mapping
-    examples: tuple[np.ndarray, np.ndarray]
-
-
 class Item(NamedTuple):
     """What one data model contributes to a step: its graph, perhaps perturbed, its own weights, its objective's gradient and target,
     its noise [num_units], its batches."""
@@ -155,33 +115,6 @@ class Item(NamedTuple):
     target: float
     noise: np.ndarray
     batches: Iterator
-
-
-def graph_arrays(trace, dataset, *, seed=0) -> dict:
-    """Encodes a traced data model, with its channel statistics on `dataset`, as a dict of raw tensors."""
-    graph = encode_graph(trace, channel_statistics(trace, dataset, seed=seed))
-    nodes = graph.node_sets[CHANNEL]
-    weights = {name: edges[WEIGHT] for name, edges in graph.edge_sets.items() if WEIGHT in edges.features}
-    return {
-        "parameters": nodes[PARAMETERS], "present": nodes[PRESENT], "statistics": nodes[STATISTICS],
-        "frozen": nodes[FROZEN], "weights": weights,
-    }  # fmt: skip
-
-
-def perturbed(graph, scale, rng) -> dict:
-    """Multiplies the weights, per-channel parameters and statistics of a graph, as `graph_arrays` makes it, by factors around 1.
-
-    Args:
-      graph: the dict.
-      scale: standard deviation of the factors.
-      rng: a `numpy.random.Generator`.
-    """
-
-    def change(value):
-        return value * (1 + scale * rng.standard_normal(value.shape, np.float32))
-
-    changed = {name: tf.nest.map_structure(change, graph[name]) for name in ("weights", "parameters", "statistics")}
-    return {**graph, **changed}
 
 
 def _learning_rate(settings):
@@ -199,7 +132,8 @@ class MetaTrainer:
 
     Args:
       metanet: the `MetaNetwork`, made under the strategy's scope; trained in place.
-      models: trained data models, logits out, one input; the same ones on every worker.
+      models: trained data models, logits out, one input; the same ones on every worker. Or what `prepare_data_models` made of them,
+        which needs no dataset.
       dataset: batched dataset of (images or series, labels) that the data models were trained on; a list with one for each of them
         where they differ.
       settings: `MetaTraining`.
@@ -223,29 +157,9 @@ class MetaTrainer:
         variables = metanet.trainable_variables
         check_distribution(self.strategy, variables, settings.models_per_step)
         self.folder = pathlib.Path(folder)
-        models, datasets = list(models), dataset if isinstance(dataset, (list, tuple)) else [dataset] * len(models)
-        if len(models) != len(datasets):
-            raise ArgumentError(
-                f"MetaTrainer: expected a dataset for each of the {len(models)} models, got {len(datasets)}. Give one for each, or "
-                f"a single one for all."
-            )
-        searched = settings.objective == "searched"
-        if searched != (rankings is not None) or (searched and len(rankings) != len(models)):
-            raise ArgumentError(
-                f"MetaTrainer: expected searched scores for each of the {len(models)} models with objective 'searched', and with it "
-                f"alone, got {0 if rankings is None else len(rankings)} with {settings.objective!r}. Search first: tfmetaprune zoo search"
-            )
-        examples = {id(each): dataset_arrays(each) for each in {id(each): each for each in datasets}.values()}
-        compiled = {}
-        self.data_models = [
-            self._data_model(trace_model(model), each, examples[id(each)], compiled)
-            for model, each in zip(models, datasets)
-        ]
-        if searched:
-            self.data_models = [
-                each._replace(original=each.gradients[0].objective.with_ranking(each.original, ranking))
-                for each, ranking in zip(self.data_models, rankings)
-            ]
+        models = list(models)
+        ready = models and all(isinstance(model, DataModel) for model in models)
+        self.data_models = models if ready else prepare_data_models(models, dataset, settings, rankings)
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(
                 _learning_rate(settings), weight_decay=settings.weight_decay, beta_2=0.99, global_clipnorm=1.0
@@ -257,22 +171,6 @@ class MetaTrainer:
         kept = {} if self.best is None else {"best": self.best.state}
         checkpoint = tf.train.Checkpoint(metanet=metanet, optimizer=self.optimizer, step=self.step, **kept)
         self.checkpoints = tf.train.CheckpointManager(checkpoint, self.folder / "checkpoints", max_to_keep=2)
-
-    def _data_model(self, trace, dataset, examples, compiled):
-        """Prepares one data model; `compiled` holds what is compiled of every architecture seen so far."""
-        calls = [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
-        layout = graph_layout(trace)
-        parts = {(trace.calls[p.call].path, p.weight) for p in (*layout.columns, *layout.blocks)}
-        alone = len(parts) < len(trace.model.weights)  # it has weights that no graph brings along
-        shapes = [tuple(tensor.shape) for tensor in trace.model.inputs]
-        key = json.dumps([calls, shapes, len(compiled) if alone else None])
-        if key not in compiled:
-            objectives = OBJECTIVES[self.settings.objective](trace, self.settings)
-            compiled[key] = {id(objective): MetaGradient(self.metanet, objective) for objective in objectives}, objectives
-        gradients, objectives = compiled[key]
-        gradients = [gradients[id(objective)] for objective in objectives]
-        original = objectives[0].weights_of(trace) if objectives[0].distillation else {}
-        return DataModel(gradients, graph_arrays(trace, dataset), original, examples)
 
     def _draw(self, step, item) -> Item:
         """Draws what an item of a step consists of, from (seed, step, item) alone; its batches are made when asked for."""
@@ -297,7 +195,7 @@ class MetaTrainer:
         first, replicas = tf.distribute.get_replica_context().replica_id_in_sync_group, self.strategy.num_replicas_in_sync
         results = [
             item.gradient(
-                item.graph, tf.nest.map_structure(tf.convert_to_tensor, item.original), item.batches, item.target, item.noise
+                self.metanet, item.graph, tf.nest.map_structure(tf.convert_to_tensor, item.original), item.batches, item.target, item.noise
             )
             for item in items[first::replicas]
         ]  # fmt: skip

@@ -75,3 +75,23 @@ def joined(names, limit=12) -> str:
     """Writes a list of names, the first of them if there are many."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def candidates(report) -> str:
+    """Tells of the ways to choose channels that a pruning tried, in a sentence; "" if there was one alone.
+
+    Args:
+      report: of a pruning, or a dict read from its file.
+
+    Example:
+      >>> chosen, other = {"criterion": "fisher", "metanetwork": None}, {"criterion": "group_l2", "metanetwork": "universal"}
+      >>> candidates({**chosen, "candidates": [{**chosen, "error": 0.314}, {**other, "error": None}]})
+      'Channels were chosen by fisher. Errors of the outputs: fisher 0.31, group_l2 with universal out of reach.'
+    """
+    tried = report.get("candidates") or ()
+    errors = (f"{_way(each)} {format(each['error'], '.2g') if is_number(each['error']) else 'out of reach'}" for each in tried)
+    return f"Channels were chosen by {_way(report)}. Errors of the outputs: {', '.join(errors)}." if tried else ""
+
+
+def _way(entry) -> str:
+    return entry["criterion"] + (f" with {entry['metanetwork']}" if entry["metanetwork"] else "")
