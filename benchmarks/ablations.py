@@ -28,7 +28,7 @@ from tfmetaprune.metatrain.mixed import split_zoo
 from tfmetaprune.metatrain.prepared import prepare_data_models
 from tfmetaprune.metatrain.select import SPEEDUPS, accuracies, area, generated, load_judges, paired
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
-from tfmetaprune.metatrain.zoo import append_line, logged_seconds
+from tfmetaprune.metatrain.zoo import append_line
 
 DATA = "digits", "ucr/JapaneseVowels_eq", "ucr/OSULeaf"
 NUM_SEEDS, HELD_OUT = 16, (1000, 1001)  # networks of each family and data set: to train on, and to judge on
@@ -143,8 +143,9 @@ class Bench:
 
     def __init__(self, zoo, folder, log):
         self.folder, self.log, self._prepared = folder, log, {}
-        self.files = split_zoo(zoo)
-        self.judges = load_judges(zoo, split_zoo(zoo, held_out=True))
+        self.files = [file for file in split_zoo(zoo, data=DATA) if file.seed < NUM_SEEDS]
+        judged = [file for file in split_zoo(zoo, data=DATA, held_out=True) if file.seed in HELD_OUT]
+        self.judges = load_judges(zoo, judged)
         self._models = [file.load(zoo) for file in self.files]
         datasets = {file.data: load(file.data, batch_size=BATCH_SIZE).train for file in self.files}
         self._datasets = [datasets[file.data] for file in self.files]
@@ -165,21 +166,20 @@ class Bench:
         """Trains a case and judges it, if that has not been done; None for the criterion."""
         if name in self.lines():
             return
-        case, seconds, parameters = CASES[name or WHOLE], 0, 0
+        case, parameters = CASES[name or WHOLE], 0
         settings = MetaTraining(**{**SETTINGS, **case.settings})
         keras.utils.set_random_seed(settings.seed)
         metanet = Blinded(case.without, MetaNetConfig(**{**CONFIG, **case.config}))
         if name:
             models = self.data_models(settings, case.num_seeds)
             MetaTrainer(metanet, models, None, settings, self.folder / name).train(resume=True)
-            seconds = round(logged_seconds(self.folder / name / "log.jsonl"))
             parameters = int(sum(np.prod(variable.shape) for variable in metanet.trainable_variables))
         rows = []
         for judge in self.judges:
             made = generated(judge, metanet)
             rows.append([accuracies(judge, made, speedup=speedup)[0] for speedup in SPEEDUPS])
         line = {"case": name, "accuracy": rows, "unpruned": [judge.unpruned for judge in self.judges]}
-        append_line(self.log, {**line, "seconds": seconds, "parameters": parameters})
+        append_line(self.log, {**line, "parameters": parameters})
 
     def report(self, command) -> str:
         """Returns the page in Markdown."""
@@ -191,7 +191,7 @@ class Bench:
             for name, line in lines.items()
         }  # fmt: skip
         table = [
-            f"| case | {' | '.join(columns)} | minus `{WHOLE}` | parameters | seconds |", f"|---|{'---|' * (len(columns) + 3)}"
+            f"| case | {' | '.join(columns)} | minus `{WHOLE}` | parameters |", f"|---|{'---|' * (len(columns) + 2)}"
         ]  # fmt: skip
         for name in (None, *(name for name in CASES if name in rows)):
             cells = [f"{100 * value:.1f}" for value in rows[name].mean(0)]
@@ -199,8 +199,8 @@ class Bench:
             if name != WHOLE:
                 low, high = found["interval"]
                 difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            costs = [str(lines[name][what]) if name else "" for what in ("parameters", "seconds")]
-            table.append(f"| {name or 'untrained'} | {' | '.join(cells)} | {difference} | {' | '.join(costs)} |")
+            parameters = f"{lines[name]['parameters']:,}" if name else ""
+            table.append(f"| {name or 'untrained'} | {' | '.join(cells)} | {difference} | {parameters} |")
         families = sorted({file.family for file in self.files})
         return "\n".join([
             "# What the parts of a metanetwork are worth", "",
@@ -209,7 +209,7 @@ class Bench:
             "validation split right after pruning and a new estimate of BatchNormalization, in %; nothing was chosen by these. "
             "*Objective*: the area under accuracy against the logarithm of the speed-up, from 1x on, as a mean accuracy. Differences are "
             "paired, in points of the objective, with 95 % intervals over the networks; what another seed does to the same case is the "
-            "other measure of noise. Each case is one training. Seconds are of training, on one core, without compilation.", "",
+            "other measure of noise. Each case is one training.", "",
             "- **untrained**: group L2 with the Fisher information, in one shot, which every case but `no_fisher_*` starts from.",
             *(f"- **{name}**: {case.text}." for name, case in CASES.items() if name in rows), "", *table, "",
             f"Made by `{command}`.", "",

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 KINDS = (None, "float16", "int8")
-ONE_SHOT = {"metanetwork": None, "finetune": None, "repair": "bn"}  # or activations would fade away
+ONE_SHOT = {"criterion": "group_l2", "metanetwork": None, "finetune": None, "repair": "bn"}  # or activations would fade away
 # row -> arguments of prune; {} is the unpruned network
 METHODS = {
     "dense": {},
@@ -149,7 +149,7 @@ def measure_accuracy(folder):
     splits = load("digits")
     x, y = dataset_arrays(splits.test)
     (model,) = make_zoo(folder, splits, [0])
-    options = {"validation_data": splits.validation, "metanetwork": None}
+    options = {"validation_data": splits.validation, "criterion": "group_l2", "metanetwork": None}
     for method, arguments in METHODS.items():
         try:
             small, _ = prune(model, arguments, splits.train, **options)

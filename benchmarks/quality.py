@@ -109,8 +109,9 @@ def table(lines, speedups) -> str:
         "256 of them). Of a ranking in small steps (marked *) and in one shot, the one that is better in the mean over all "
         "speed-ups on the validation split; the figures are of the test split. The metanetwork's own weights count where there is no "
         "repair by least squares, which fits the original's.", "", *rows, "",
-        "In brackets standard errors. By default `prune` tries a metanetwork (`universal`, which has [tables of its own](universal.md)) "
-        "and none, and keeps what puts out what is nearest to the original's outputs:", "",
+        "In brackets standard errors. By default `prune` tries another metanetwork (`universal`, which has [tables of its "
+        "own](universal.md)) and criteria, and keeps what puts out what is nearest to the original's outputs. The leads over group L2, "
+        "net by net:", "",
         *paired(lines, speedups), "",
         f"Median seconds of a repair: {costs}. The search (`search_steps={SEARCH_STEPS}`, anew for each speed-up, on the same inputs, no "
         f"labels) took {np.median(seconds[SEARCHED]):.0f} s.", "", "Made by `python benchmarks/quality.py --out docs/quality.md`.", "",

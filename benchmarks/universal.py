@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from rankings import bn_scale, same_widths, taylor
 
-from tfmetaprune.choosing import TRIED, output_errors
+from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metanet import MetaNetwork, load_metanetwork, save_metanetwork
@@ -170,7 +170,7 @@ class Net:
             return [{"validation": 0.0, "test": 0.0, "error": None} for _ in budgets]
         repair = None if repair == "none" else repair
         small, *models = repaired_models(self.judge, plan, weights, repair=repair, budgets=(0, *budgets), seed=self.seed)
-        (error,) = output_errors(self.judge.trace.model, [small], self.judge.train)
+        (error,) = output_errors(self.judge.trace, [small], self.judge.train)
         return [{**self.accuracies(model), "error": error} for model in models]
 
 
@@ -197,7 +197,9 @@ class Bench:
             raise ArgumentError(f"--ways: expected some of {', '.join(known)}, got {unknown}. Choose from these.")
         self.ways = [way for way in known if way in (options.ways or known)]
         names = [name for name in (CONTROL, *rivals) if name in self.ways]
-        self.choices = {CHOICE: TRIED, **{f"{WITH}{name}": (*TRIED, name) for name in names}} if {*TRIED} <= {*self.ways} else {}
+        self.choices = {CHOICE: DEFAULT_CRITERIA, **{f"{WITH}{name}": (*DEFAULT_CRITERIA, name) for name in names}}
+        if not {*DEFAULT_CRITERIA} <= {*self.ways}:
+            self.choices = {}
 
     def key(self, file, way, repair, speedup, budget) -> tuple:
         """Returns the values of KEY."""
@@ -213,12 +215,13 @@ class Bench:
 
     def lines(self) -> dict:
         """Returns what was measured: key -> (validation, test, error of the outputs, infinite where out of reach)."""
-        lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ()
-        return {
-            tuple(line[name] for name in KEY): (
-                line["validation"], line["test"], np.inf if line.get("error") is None else line["error"]
-            ) for line in lines
-        }  # fmt: skip
+        done = {}
+        for line in map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ():
+            key = tuple(line[name] for name in KEY)
+            if "error" in line or key[1:] == UNPRUNED:
+                error = line.get("error")
+                done[key] = line["validation"], line["test"], np.inf if error is None else error
+        return done
 
     def measure(self, folder, file):
         """Appends a line for everything of one network that is missing."""
@@ -297,9 +300,10 @@ class Bench:
             "metanetwork's scores alone count there. `taylor` is the squared gradient of the loss of a batch of 64 with respect to a "
             "unit's mask, mean over the batches, and takes true labels; `bn_scale` is |gamma|, and the unpruned network's group L2 where "
             "there is no BatchNormalization (mlp, vit). *choice* is "
-            "what `prune` does by default without a metanetwork: at each speed-up it takes the one of "
-            f"{' and '.join(TRIED)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 inputs "
-            "without labels; *choice with* a metanetwork, or with a third criterion as a control, has that as one more to choose from. "
+            "what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
+            f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 inputs "
+            "without labels; *choice with* a metanetwork, or with a third criterion as a control, has that as one more to choose from; "
+            "with `universal` it is the default. "
             "A metanetwork's *widths* "
             "are what each layer keeps with it, filled with channels in another order, with the original's weights."
         )

@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from tfmetaprune import choosing
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.choosing import Attempt, Way, best_attempt, output_errors, ways_to_try
+from tfmetaprune.choosing import Attempt, Way, best_attempt, choose_channels, output_errors, ways_to_try
 from tfmetaprune.errors import DataError, NothingToPruneError
+from tfmetaprune.latency_target import LatencyTarget
+from tfmetaprune.trace import trace_model
 
 
 def _scaled(factors, shape=(3,)):
@@ -28,7 +31,7 @@ def test_output_errors_are_relative_to_the_variance(shape):
     over = tuple(range(len(shape)))
     power, variance = np.mean(x.astype(float) ** 2), np.mean(np.var(x.astype(float), over))
     wanted = [0.0, 0.5 * 0.25 * power / (4 * variance), 0.5 * 4 * power / variance]  # the mean over two outputs
-    np.testing.assert_allclose(output_errors(model, others, data), wanted, rtol=1e-5)
+    np.testing.assert_allclose(output_errors(trace_model(model), others, data), wanted, rtol=1e-5)
 
 
 def test_output_errors_read_what_they_are_told_to():
@@ -36,44 +39,109 @@ def test_output_errors_read_what_they_are_told_to():
     x, _ = _batches()
     x[20:] = np.nan
     data = tf.data.Dataset.from_tensor_slices((x, x[:, 0])).batch(16).repeat()  # endless, labels are not used
-    assert output_errors(model, [other], data, num_samples=20) == [0.0]
-    assert output_errors(model, [other], data, num_samples=21) == [math.inf]
+    assert output_errors(trace_model(model), [other], data, num_samples=20) == [0.0]
+    assert output_errors(trace_model(model), [other], data, num_samples=21) == [math.inf]
     with pytest.raises(DataError, match="expected at least one batch, got none"):
-        output_errors(model, [other], data.take(0))
+        output_errors(trace_model(model), [other], data.take(0))
     with pytest.raises(DataError, match="expected 1 inputs, got 2"):
-        output_errors(model, [other], data.map(lambda x, y: ((x, x), y)))
+        output_errors(trace_model(model), [other], data.map(lambda x, y: ((x, x), y)))
 
 
-def test_output_errors_of_several_inputs_and_batches_of_any_length():
-    first, second = keras.Input((None, 2), name="first"), keras.Input((1,), name="second")
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_output_errors_of_several_inputs_and_batches_of_any_length(is_fixed):
+    """Where the number of channels is not fixed, an output is one channel."""
+    first, second = keras.Input((None, 2) if is_fixed else (2, None), name="first"), keras.Input((1,), name="second")
     model = keras.Model({"first": first, "second": second}, keras.layers.Multiply()([first, keras.layers.Reshape((1, 1))(second)]))
     rng = np.random.default_rng(0)
-    batches = [
-        {"first": rng.normal(size=(4, length, 2)).astype(np.float32), "second": np.ones((4, 1), np.float32)} for length in (3, 7)
-    ]  # fmt: skip
+    batches = []
+    for length in (3, 7):
+        values = rng.normal([1.0, 2.0], size=(4, length, 2)).astype(np.float32)
+        batches.append({"first": values if is_fixed else values.swapaxes(1, 2), "second": np.ones((4, 1), np.float32)})
     doubled = keras.Model(model.input, keras.layers.Rescaling(2.0)(model.output))
-    rows = np.concatenate([batch["first"].reshape(-1, 2) for batch in batches]).astype(float)
-    assert output_errors(model, [doubled], batches) == [pytest.approx(np.mean(rows**2) / np.mean(rows.var(0)), rel=1e-5)]
+    rows = np.concatenate([(batch["first"] if is_fixed else batch["first"].swapaxes(1, 2)).reshape(-1, 2) for batch in batches])
+    variance = np.mean(rows.astype(float).var(0)) if is_fixed else rows.astype(float).var()
+    assert output_errors(trace_model(model), [doubled], batches) == [pytest.approx(np.mean(rows.astype(float) ** 2) / variance, rel=1e-5)]
+
+
+def test_output_errors_where_an_output_does_not_vary():
+    """A constant head does not count, unless there is no other; the error is never negative."""
+    inputs = keras.Input((3,))
+
+    def with_head(factor, value):
+        return keras.Model(inputs, [keras.layers.Rescaling(factor)(inputs), keras.layers.Rescaling(0.0, value)(inputs)])
+
+    x, data = _batches(count=97)
+    varied = np.mean(x.astype(float) ** 2) / np.mean(x.astype(float).var(0))
+    errors = output_errors(trace_model(with_head(1.0, 0.1)), [with_head(1.0, 0.1), with_head(1.0, 0.2), with_head(2.0, 0.1)], data)
+    np.testing.assert_allclose(errors, [0, 0, varied], rtol=1e-5)
+    heads = [keras.Model(inputs, keras.layers.Rescaling(0.0, value)(inputs)) for value in (0.1, 0.2)]
+    np.testing.assert_allclose(output_errors(trace_model(heads[0]), heads, data), [0, 1], atol=1e-6)
+    (alone,) = output_errors(trace_model(_scaled([1.0])), [_scaled([2.0])], data, num_samples=1)
+    assert alone == pytest.approx(np.mean(x[:1] ** 2) / np.var(x[:1], 0).sum() if np.var(x[:1], 0).any() else 1.0)
+
+
+def test_a_softmax_changes_no_error():
+    inputs, (x, data) = keras.Input((3,)), _batches()
+    del x
+
+    def model(factor, activation):
+        return keras.Model(inputs, keras.layers.Activation(activation)(keras.layers.Rescaling([factor, 1.0, -1.0])(inputs)))
+
+    def centred(factor):
+        outputs = keras.layers.Rescaling([factor, 1.0, -1.0])(inputs)
+        return keras.Model(inputs, keras.layers.Lambda(lambda y: y - tf.reduce_mean(y, -1, keepdims=True))(outputs))
+
+    with_softmax = output_errors(trace_model(model(1.0, "softmax")), [model(1.5, "softmax")], data)
+    np.testing.assert_allclose(with_softmax, output_errors(trace_model(centred(1.0)), [centred(1.5)], data), rtol=1e-4)
 
 
 def test_best_attempt_takes_the_first_of_the_nearest():
     model, data = _scaled([1.0]), _batches()[1]
     ways = [Way(str(number)) for number in range(5)]
-    made = [None, *(_scaled([factor]) for factor in (1.5, 0.9, 0.9, 1.2))]
+    made = [None, *(_scaled([factor]) for factor in (1.5, 0.9, 0.9, np.nan))]
 
     def attempt(way):
         if made[int(way.criterion)] is None:
             raise NothingToPruneError(f"way {way.criterion}")
         return Attempt(way, None, None, None, made[int(way.criterion)])
 
-    best, errors = best_attempt(model, ways, attempt, data)
-    assert best.way == ways[2] and errors[0] == math.inf
-    np.testing.assert_allclose(np.sqrt(errors[1:]) / np.sqrt(errors[2]), [5, 1, 1, 2], rtol=1e-4)
-    alone, errors = best_attempt(model, ways[1:2], attempt, None)
-    assert alone.way == ways[1] and errors == []
+    best, found = best_attempt(trace_model(model), ways, attempt, data)
+    assert best.way == ways[2] and found[0] == {"error": None, "failure": "way 0"}
+    errors = np.array([each["error"] for each in found[1:4]])
+    np.testing.assert_allclose(np.sqrt(errors / errors[1]), [5, 1, 1], rtol=1e-4)
+    assert found[4] == {"error": None, "failure": "its outputs are not finite"}
+    alone, found = best_attempt(trace_model(model), ways[1:2], attempt, None)
+    assert alone.way == ways[1] and found == []
     made[1:] = [None] * 4
     with pytest.raises(NothingToPruneError, match="way 0"):
-        best_attempt(model, ways, attempt, data)
+        best_attempt(trace_model(model), ways, attempt, data)
+
+
+@pytest.mark.parametrize(
+    "latency, unreachable, asked",
+    [
+        (None, (), [("a", 2.0, None), ("b", 2.0, None)]),
+        (LatencyTarget(latency_speedup=1.5), (), [("a", 1.5, None), ("b", 1.5, None), ("b", None, 1.5)]),
+        (LatencyTarget(latency_ms=3.0), (), [("a", 4.0, None), ("b", 4.0, None), ("b", None, 3.0)]),
+        (LatencyTarget(latency_ms=3.0), (4.0,), [("a", 4.0, None), ("b", 4.0, None), ("a", None, 3.0)]),
+    ],
+)
+def test_ways_are_compared_before_a_latency_is_searched_for(monkeypatch, latency, unreachable, asked):
+    model, data, seen = _scaled([1.0]), _batches()[1], []
+
+    def try_way(trace, way, rewritten, dataset, *, speedup=None, latency=None, **options):
+        del trace, dataset, options
+        seen.append((way.criterion, None if latency else speedup, latency and (latency.latency_ms or latency.latency_speedup)))
+        if not latency and speedup in unreachable:
+            raise NothingToPruneError("out of reach")
+        return Attempt(way, rewritten, None, None, _scaled([{"a": 1.2, "b": 1.1}[way.criterion]]))
+
+    monkeypatch.setattr(choosing, "try_way", try_way)
+    monkeypatch.setattr(choosing, "needs_statistics", lambda criterion: False)
+    best, found = choose_channels(
+        trace_model(model), [Way("a"), Way("b")], None, data, speedup=2.0, latency=latency, search_steps=0, seed=0
+    )  # fmt: skip
+    assert seen == asked and best.way.criterion == asked[-1][0] and len(found) == (0 if unreachable else 2)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +150,8 @@ def test_best_attempt_takes_the_first_of_the_nearest():
         ("default", "default", {}, [("group_l2",), ("group_l2_fisher",), ("group_l2", "universal")], None),
         ("default", None, {}, [("group_l2",), ("group_l2_fisher",)], None),
         ("default", "digits", {}, [("group_l2", "digits")], None),
-        ("fisher", "default", {}, [("fisher",), ("fisher", "universal")], None),
+        ("fisher", "default", {}, [("fisher",)], "as a criterion was named"),
+        ("fisher", "digits", {}, [("fisher", "digits")], None),
         ("fisher", None, {}, [("fisher",)], None),
         ("default", "default", {"train_data": None}, [("group_l2",)], "there is none"),
         ("default", "default", {"prepare": "group_norm"}, [("group_l2",)], "has learnt what goes"),

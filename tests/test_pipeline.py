@@ -9,7 +9,7 @@ import pytest
 from zoo import ZOO, random_inputs
 
 import tfmetaprune
-from tfmetaprune import pipeline
+from tfmetaprune import choosing, pipeline
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import (
     ArgumentError,
@@ -322,7 +322,7 @@ def test_default_is_the_way_whose_outputs_stay_nearest(model, metanetwork, monke
     monkeypatch.setattr(pipeline, "load_metanetwork", lambda asked: loaded.append(asked) or metanetwork)
     data = make_data(96)[0]
     found = tfmetaprune.prune(model, data, finetune=None, repair=repair)
-    candidates = json.loads(json.dumps(found.report))["candidates"]
+    candidates = json.loads(json.dumps(found.report))["ways"]
     assert loaded == ["universal"] and found.report["metanetwork_note"] is None
     ways = [("group_l2", None), ("group_l2_fisher", None), ("group_l2", "universal")]
     assert [(each["criterion"], each["metanetwork"]) for each in candidates] == ways
@@ -338,28 +338,47 @@ def test_default_is_the_way_whose_outputs_stay_nearest(model, metanetwork, monke
     np.testing.assert_allclose(found.model(data), results[best].model(data), atol=1e-3 * spread**0.5)
 
 
-def test_ways_that_do_not_reach_the_speedup_are_left_out(model, monkeypatch):
-    """One way out of reach does not matter, all of them do."""
-    try_way = pipeline.try_way
+def test_a_way_that_fails_is_left_out(model, monkeypatch):
+    """What goes wrong in a way that nobody asked for does not matter, in all of them it does."""
+    try_way = choosing.try_way
 
     def some(trace, way, *args, **kwargs):
         if way.criterion == "group_l2":
             raise NothingToPruneError("expected a speed-up of 3, got 2")
         return try_way(trace, way, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "try_way", some)
-    report = tfmetaprune.prune(model, make_data(32)[0], finetune=None, repair="bn").report
-    assert report["criterion"] == "group_l2_fisher" and report["metanetwork"] is None
-    assert [each["error"] is None for each in report["candidates"]] == [True, False, True]
+    def no_statistics(*args, **kwargs):
+        raise DataError("expected finite responses, got NaN")
+
+    data = make_data(32)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(choosing, "try_way", some)
+        report = tfmetaprune.prune(model, data, finetune=None, repair="bn").report
+    assert (report["criterion"], report["metanetwork"]) == ("group_l2_fisher", None)
+    assert [each["failure"] for each in report["ways"]] == ["expected a speed-up of 3, got 2", None, "expected a speed-up of 3, got 2"]
+    assert [each["error"] is None for each in report["ways"]] == [True, False, True]
+    with monkeypatch.context() as patch:
+        patch.setattr(choosing, "channel_statistics", no_statistics)
+        report = tfmetaprune.prune(model, data, finetune=None, repair="bn").report
+    assert (report["criterion"], report["metanetwork"]) == ("group_l2", None)
+    assert [each["failure"] is None for each in report["ways"]] == [True, False, False]
     with pytest.raises(NothingToPruneError, match="expected a speed-up of 1000 to be reachable, got at most"):
-        monkeypatch.undo()
-        tfmetaprune.prune(model, make_data(32)[0], speedup=1000, finetune=None)
+        tfmetaprune.prune(model, data, speedup=1000, finetune=None)
+
+
+def test_one_way_where_there_is_nothing_to_choose(model):
+    data = make_data(32)[0]
+    untouched = tfmetaprune.prune(model, data, speedup=1, finetune=None, repair=None)
+    assert untouched.report["ways"] == [] and same_weights(untouched.model, model)
+    report = tfmetaprune.prune(model, data, finetune=None, criterion="random", repair="bn").report
+    assert (report["criterion"], report["metanetwork"], report["ways"]) == ("random", None, [])
+    assert "as a criterion was named" in report["metanetwork_note"]
 
 
 def test_without_data_there_is_one_way(model):
     for repair in ("default", None):
         report = tfmetaprune.prune(model, finetune=None, repair=repair).report
-        assert (report["criterion"], report["metanetwork"], report["candidates"]) == ("group_l2", None, [])
+        assert (report["criterion"], report["metanetwork"], report["ways"]) == ("group_l2", None, [])
         assert "as the shipped ones measure channels on train_data, and there is none" in report["metanetwork_note"]
 
 

@@ -27,7 +27,7 @@ def prune(
     validation_data: Any = None,
     speedup: float | None = None,
     method: str = "structured",
-    criterion: str | Callable[..., Any] = "group_l2",
+    criterion: str | Callable[..., Any] = "default",
     metanetwork: str | os.PathLike[str] | Callable[..., Any] | None = "default",
     finetune: str | int | Callable[..., Any] | None = "default",
     repair: str | None = "default",

@@ -48,8 +48,8 @@ class MetaPruning(keras.callbacks.Callback):
         If it equals `start_epoch`, all channels are silenced at once.
       data: batched `tf.data.Dataset` or arrays, x or (x, y), that the channel statistics and the repair read: a callback cannot
         see what `fit` trains on. None: there is no metanetwork and no repair.
-      criterion: as for `prune`.
-      metanetwork: as for `prune`; "default" without data means none, with a warning.
+      criterion: as for `prune`, but "default": nothing is tried.
+      metanetwork: as for `prune`, but "default" is "universal"; without data none, with a warning.
       repair: "bn": the statistics of BatchNormalization are estimated again where weights change without training: behind the
         metanetwork, and at the end if channels were silenced after the last step. None: never.
       log_dir: folder of the event file for TensorBoard: MACs speed-up, share of silent channels of every group, accuracy

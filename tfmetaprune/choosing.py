@@ -1,6 +1,7 @@
 """How channels are chosen: what criterion, metanetwork and search make of a model, the smaller model that follows, and the best way."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfmetaprune._keras import tf
-from tfmetaprune.errors import DataError, NothingToPruneError
-from tfmetaprune.graph import channel_statistics
+from tfmetaprune.errors import DataError, NothingToPruneError, TFMetaPruneError
+from tfmetaprune.graph import channel_statistics, logits_of
 from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME
@@ -19,9 +20,11 @@ from tfmetaprune.pruning.search import search_scores
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace
 
-TRIED = ("group_l2", "group_l2_fisher")  # criteria that "default" chooses from
-COMPARED = 1024  # inputs at most that outputs are compared on
-_TINY = 1e-20
+DEFAULT_CRITERIA = ("group_l2", "group_l2_fisher")  # that "default" chooses from
+NUM_COMPARED = 1024  # inputs at most that outputs are compared on
+_CHUNK = 64  # of them that are run at once
+LATENCY_SPEEDUP = 4.0  # MACs ratio that channels are chosen for where a latency in milliseconds is asked for
+_VARIES = 1e-9  # the least share of an output's power that counts as its variance
 
 
 class Way(NamedTuple):
@@ -39,8 +42,8 @@ class Way(NamedTuple):
 def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, prepare=None) -> tuple[list[Way], str | None]:
     """Finds the ways to choose channels that the arguments leave open.
 
-    Where there are data to compare on, `metanetwork` "default" is one with and one without, and `criterion` "default" is each of
-    `TRIED`; a metanetwork goes on top of the first of these.
+    Where there are data to compare on, `criterion` "default" is each of `DEFAULT_CRITERIA`, and with it `metanetwork` "default" is the
+    default one on top of the first, and none. A criterion that is named is used as it is.
 
     Args:
       criterion: as for `prune`.
@@ -52,22 +55,23 @@ def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, prepare=N
     Returns:
       The ways, and why the default metanetwork is not among them, a sentence; None where it is, or another was asked for.
     """
-    is_open = isinstance(metanetwork, str) and metanetwork == "default"
+    is_default, is_named = isinstance(metanetwork, str) and metanetwork == "default", criterion != "default"
     note = None
-    if is_open and not drops_channels:
+    if is_default and not drops_channels:
         note = "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
-    elif is_open and prepare is not None:
+    elif is_default and prepare is not None:
         note = f"None was used, as the training before pruning ({prepare}) has learnt what goes."
-    elif is_open and train_data is None:
+    elif is_default and train_data is None:
         note = "None was used, as the shipped ones measure channels on train_data, and there is none."
+    elif is_default and is_named:
+        note = "None was used, as a criterion was named. Name a metanetwork too to use it on top."
+    if not is_default and metanetwork is not None:
+        return [Way(criterion if is_named else DEFAULT_CRITERIA[0], metanetwork)], None
+    if is_named:
+        return [Way(criterion)], note
     can_compare = drops_channels and train_data is not None and prepare is None
-    criteria = [criterion]
-    if isinstance(criterion, str) and criterion == "default":
-        criteria = TRIED if can_compare and (is_open or metanetwork is None) else TRIED[:1]
-    if not is_open:
-        return [Way(each, metanetwork) for each in criteria], None
-    ways = [Way(each) for each in criteria]
-    return (ways if note else [*ways, Way(criteria[0], DEFAULT_NAME)]), note
+    ways = [Way(each) for each in (DEFAULT_CRITERIA if can_compare else DEFAULT_CRITERIA[:1])]
+    return ([*ways, Way(DEFAULT_CRITERIA[0], DEFAULT_NAME)] if is_default and not note else ways), note
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,76 +112,143 @@ class Attempt:
     measurements: Sequence = ()
 
 
-def best_attempt(model, ways: Sequence[Way], attempt: Callable, dataset) -> tuple[Attempt, list[float]]:
+def choose_channels(
+    trace: ModelTrace, ways: Sequence[Way], network, dataset, *, speedup, latency: LatencyTarget | None, search_steps, seed, **options
+) -> tuple[Attempt, list[dict]]:  # fmt: skip
+    """Chooses the channels that go in the best of several ways, and makes the model smaller in it.
+
+    Ways are compared at the speed-up that is asked for; for a latency, at the same ratio of MACs, or `LATENCY_SPEEDUP` where milliseconds
+    are asked for.
+
+    Args:
+      trace: the traced model.
+      ways: those to try, at least one.
+      network: the metanetwork of those ways that have one.
+      dataset: batches of (x, ...); None if nobody needs them.
+      speedup: as for `prune`.
+      latency: to reach in its place, or None.
+      search_steps: as for `prune`; the search starts from the best way.
+      seed: as for `prune`.
+      **options: of `try_way`.
+
+    Returns:
+      What became of the model, and what `best_attempt` tells of the ways.
+
+    Raises:
+      NothingToPruneError: no channel can go, or the speed-up or latency is out of reach.
+    """
+    target = speedup if latency is None else latency.latency_speedup or LATENCY_SPEEDUP
+    ways = ways if target > 1 else ways[:1]
+    measure = functools.cache(lambda: channel_statistics(trace, dataset, seed=seed))
+
+    def rewritten_in(way):
+        metanetwork = None if way.metanetwork is None else network
+        return rewrite(trace, metanetwork, dataset, criterion=way.criterion, seed=seed, measure=measure)
+
+    def attempt(way):
+        return try_way(trace, way, rewritten_in(way), dataset, speedup=target, seed=seed, **options)
+
+    best, tried = None, []
+    if latency is None or len(ways) > 1:
+        try:
+            best, tried = best_attempt(trace, ways, attempt, dataset)
+        except NothingToPruneError:
+            if latency is None:
+                raise  # a latency may be reached with fewer channels gone
+    way = ways[0] if best is None else best.way
+    rewritten = rewritten_in(way) if best is None else best.rewritten
+    if search_steps and target > 1:
+        rewritten = search(trace, rewritten, dataset, speedup=target, steps=search_steps, criterion=way.criterion, seed=seed)
+    elif latency is None:
+        return best, tried
+    return try_way(trace, way, rewritten, dataset, speedup=speedup, latency=latency, seed=seed, **options), tried
+
+
+def best_attempt(trace: ModelTrace, ways: Sequence[Way], attempt: Callable, dataset) -> tuple[Attempt, list[dict]]:
     """Tries several ways, and takes the one that puts out what is nearest to what the model puts out.
 
     Args:
-      model: as it was.
+      trace: the traced model, as it was.
       ways: those to try, at least one.
-      attempt: called with each; returns its `Attempt`, or raises NothingToPruneError where what is asked for is out of reach.
+      attempt: called with each; returns its `Attempt`, or raises.
       dataset: batches of inputs, or of (inputs, labels, ...), to compare on; labels are not used. None for a single way.
 
     Returns:
-      The best attempt, the first of equals, and the error of every way: the mean squared difference of the outputs relative to their
-      variance, see `output_errors`; infinity where it was out of reach, [] for a single way.
+      The best attempt, the first of equals; and for every way {"error": see `output_errors`, "failure": None}, or {"error": None,
+      "failure": why} where it could not be done. [] for a single way.
 
     Raises:
-      NothingToPruneError: it is out of reach in every way.
+      TFMetaPruneError: no way could be done; what the first one raised.
     """
     if len(ways) == 1:
         return attempt(ways[0]), []
-    attempts, failure = {}, None
-    for number, way in enumerate(ways):
+    attempts, failures = {}, {}
+    for way in ways:
         try:
-            attempts[number] = attempt(way)
-        except NothingToPruneError as error:
-            failure = failure or error
+            attempts[way] = attempt(way)
+        except TFMetaPruneError as error:
+            failures[way] = error
     if not attempts:
-        raise failure
-    errors = dict(zip(attempts, output_errors(model, [each.repaired for each in attempts.values()], dataset)))
-    return attempts[min(errors, key=errors.get)], [errors.get(number, math.inf) for number in range(len(ways))]
+        raise failures[ways[0]]
+    errors = dict(zip(attempts, output_errors(trace, [each.repaired for each in attempts.values()], dataset)))
+    failures |= {way: "its outputs are not finite" for way, error in errors.items() if math.isinf(error)}
+    found = [
+        {"error": None if way in failures else errors[way], "failure": str(failures[way]) if way in failures else None} for way in ways
+    ]  # fmt: skip
+    return attempts[min(errors, key=errors.get)], found
 
 
-def output_errors(model, others: Sequence, dataset, *, num_samples=COMPARED) -> list[float]:
-    """Measures how far other models' outputs are from a model's.
+def output_errors(trace: ModelTrace, others: Sequence, dataset, *, num_samples=NUM_COMPARED) -> list[float]:
+    """Measures how far other models' outputs are from a model's; logits count in place of a softmax.
 
     Args:
-      model: the model whose outputs are right.
+      trace: the traced model, whose outputs are right.
       others: models of the same inputs and outputs.
       dataset: batches of inputs, or of (inputs, labels, ...); labels are not used.
       num_samples: how many inputs are read at most.
 
     Returns:
       For each of the others the mean squared difference of an output, relative to its variance over samples and positions, the mean
-      over the outputs; infinity where it is not a finite number.
+      over those outputs that vary (relative to the mean square, if none does); infinity where it is not a finite number.
 
     Raises:
-      DataError: there are no data.
+      DataError: there are no data, or they do not fit the model.
     """
-    count, moments, squares = 0, None, None
+    count, moments, squares = 0, None, 0.0
     for batch in dataset:
-        inputs = [value[: num_samples - count] for value in model_inputs(model, batch)]
+        inputs = [value[: num_samples - count] for value in model_inputs(trace.model, batch)]
+        for begin in range(0, int(inputs[0].shape[0]), _CHUNK):
+            chunk = [value[begin : begin + _CHUNK] for value in inputs]
+            wanted = _outputs(trace, trace.model, chunk)
+            new = [np.stack([np.full(y.shape[1], len(y)), np.sum(y, 0), np.sum(y**2, 0)]) for y in wanted]
+            moments = new if moments is None else [before + after for before, after in zip(moments, new)]
+            made = (_outputs(trace, other, chunk) for other in others)  # one at a time
+            squares = squares + np.array([[np.sum((y - right) ** 2) for y, right in zip(each, wanted, strict=True)] for each in made])
         count += int(inputs[0].shape[0])
-        wanted, *made = ([_rows(output) for output in tf.nest.flatten(each(inputs, training=False))] for each in (model, *others))
-        new = [np.stack([len(y) * np.ones(y.shape[1]), tf.reduce_sum(y, 0), tf.reduce_sum(tf.square(y), 0)]) for y in wanted]
-        moments = new if moments is None else [before + after for before, after in zip(moments, new)]
-        found = np.array([[float(tf.reduce_sum(tf.square(y - right))) for y, right in zip(each, wanted, strict=True)] for each in made])
-        squares = found if squares is None else squares + found
         if count >= num_samples:
             break
     if not count:
         raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
-    variances = [float(np.sum(square - total**2 / number)) for number, total, square in moments]
-    errors = (squares / (np.array(variances) + _TINY)).mean(1)
+    powers = np.array([np.sum(square) for _, _, square in moments])
+    variances = np.array([np.sum(square - total**2 / number) for number, total, square in moments])
+    varies = variances > _VARIES * powers
+    scales = np.where(varies, variances, np.maximum(powers, np.finfo(float).tiny))
+    errors = (squares / scales)[:, varies if varies.any() else slice(None)].mean(1)
     return [float(error) if np.isfinite(error) else math.inf for error in errors]
 
 
-def _rows(output) -> tf.Tensor:
-    """float64 [samples and positions, channels] of an output [batch, ...]."""
-    return tf.reshape(tf.cast(output, tf.float64), [-1, output.shape[-1] if len(output.shape) > 1 else 1])
+def _outputs(trace, model, inputs) -> list[np.ndarray]:
+    """float64 [samples and positions, channels] of each output; one column where the number of channels is not fixed."""
+    outputs = tf.nest.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+    rows = []
+    for tensor, output in zip(trace.outputs, outputs, strict=True):
+        shape = trace.shapes[tensor]
+        values = logits_of(trace, tensor, tf.cast(output, tf.float64)).numpy()
+        rows.append(values.reshape(-1, shape[-1] if len(shape) > 1 and shape[-1] else 1))
+    return rows
 
 
-def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", seed=0, statistics=None) -> Rewritten:
+def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", seed=0, measure=None) -> Rewritten:
     """Lets a metanetwork rewrite the weights of a traced model.
 
     Args:
@@ -186,11 +257,12 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
       dataset: batches of (x, ...), for the channel statistics; None if nobody needs them.
       criterion: as for `prune`.
       seed: of what is drawn for the Fisher information.
-      statistics: the channel statistics, if they have been measured already.
+      measure: returns the channel statistics; None measures them on `dataset`.
     """
-    if statistics is None and (metanetwork is not None or needs_statistics(criterion)):
+    statistics = None
+    if metanetwork is not None or needs_statistics(criterion):
         with progress_bar("Measuring channel statistics"):
-            statistics = channel_statistics(trace, dataset, seed=seed)
+            statistics = measure() if measure else channel_statistics(trace, dataset, seed=seed)
     if metanetwork is None:
         return Rewritten(statistics=statistics)
     with progress_bar("Running the metanetwork"):
@@ -247,7 +319,8 @@ def shrink(
 
 
 def try_way(
-    trace: ModelTrace, way: Way, rewritten: Rewritten, dataset, *, speedup, latency: LatencyTarget | None, repair, seed=0, **options
+    trace: ModelTrace, way: Way, rewritten: Rewritten, dataset, *, speedup=None, latency: LatencyTarget | None = None, repair=None,
+    seed=0, **options,
 ) -> Attempt:  # fmt: skip
     """Makes a model smaller in one way, to a speed-up or a latency, and repairs it.
 
@@ -257,7 +330,7 @@ def try_way(
       rewritten: of `rewrite` for its metanetwork.
       dataset: batches of (x, ...) for the repair; None for one that needs none.
       speedup: as for `prune`.
-      latency: to reach in its place, or None.
+      latency: to reach in its place.
       repair: as for `prune`.
       seed: as for `prune`.
       **options: of `shrink`.

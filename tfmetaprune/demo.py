@@ -99,7 +99,7 @@ def run_demo(out, *, seed=0, settings=DemoSettings(), console=None) -> dict:  # 
                 return finetune_model(small, train_data, validation_data, epochs=settings.finetune_epochs)
 
             result = pipeline.prune(
-                model, train, validation_data=digits.validation, speedup=settings.speedup, metanetwork=network,
+                model, train, validation_data=digits.validation, speedup=settings.speedup, criterion="group_l2", metanetwork=network,
                 finetune=finetune, seed=seed,
             )  # fmt: skip
             prune_reports[method] = result.report

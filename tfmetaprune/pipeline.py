@@ -18,10 +18,10 @@ from tfmetaprune.arguments import (
     refuse_unused,
     zeros_repair,
 )
-from tfmetaprune.choosing import best_attempt, rewrite, search, try_way, ways_to_try
+from tfmetaprune.choosing import choose_channels, rewrite, ways_to_try
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
-from tfmetaprune.graph import channel_statistics, decode_graph, encode_graph
+from tfmetaprune.graph import decode_graph, encode_graph
 from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
 from tfmetaprune.metanet.pretrained import load_metanetwork
@@ -41,7 +41,6 @@ from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import trace_model
 
 BATCH_SIZE = 128
-_SEARCH_SPEEDUP = 4.0  # that a search is made for where a latency is asked for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,8 +88,8 @@ def prune(
 
     Args:
       model: a trained functional or Sequential model of Keras 2 (tf_keras) or Keras 3.
-      train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used by the metanetwork
-        and the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
+      train_data: a batched `tf.data.Dataset` of (x, y), or arrays (x, y), which are shuffled. Used to choose
+        channels and by the repair, for which x is enough, and by the fine-tuning. None if all of these are None.
       validation_data: the same; the report holds the loss and accuracy on it after each step. Chooses nothing.
       speedup: the MACs ratio to reach, at least 1, for methods that remove channels; 2 unless something else is asked for.
       method: "structured" (whole channels); or zeros in place of weights, found by magnitude and set by TF-MOT's wrappers:
@@ -98,12 +97,13 @@ def prune(
         (blocks of `block_shape`), "xnnpack" (the 1x1 convolutions of models that TF-MOT's policy for XNNPACK accepts);
         or "structured+unstructured", one after the other. Layers that stay dense are named in the report, with why.
       criterion: "group_l2", "group_l2_max", "fisher", "group_l2_fisher" (both added), "random", or a callable(trace) -> importance,
-        float [num_units]. "default" is "group_l2", or with `train_data` the better of "group_l2" and "group_l2_fisher": see `metanetwork`.
+        float [num_units]. "default" is "group_l2", or where ways are tried the better of this and "group_l2_fisher": see `metanetwork`.
       metanetwork: the name of a shipped metanetwork, the path of another, a `MetaNetwork` or another function of graphs
-        (docs/own_metanetwork.md), or None. "default" tries "universal" and none where there are `train_data` and channels go: the
-        network is pruned and repaired in each way that this and `criterion` leave open, and the one is kept that puts out what is
-        nearest to what the model put out, on up to 1,024 inputs without labels. The report tells the error of each ("candidates"), and
-        why there was none to try ("metanetwork_note").
+        (docs/own_metanetwork.md), or None. "default" tries "universal" on top of group L2, and none, where channels go, there are
+        `train_data`, no criterion is named and no training goes before: the network is pruned and repaired in each way that is left
+        open, and the one is kept that puts out what is nearest to what the model put out, on up to 1,024 inputs without labels. The
+        report tells the error of each, relative to the variance of the outputs ("ways"), and why no metanetwork was tried
+        ("metanetwork_note").
         With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
@@ -140,10 +140,10 @@ def prune(
       prepare_epochs: passes over `train_data` for it, 10 if None.
       prepare_learning_rate: of the first step of its SGD; None for 0.1 ("prune_aware") or 0.05 ("group_norm"), which suit networks
         with BatchNormalization.
-      search_steps: steps of a search for the channels to keep, 0 for none: what `criterion` and `metanetwork` say is the start, and the
-        scores are learnt through the least-squares repair, on inputs without labels, so that the outputs stay what they were. A
-        hundred steps are worth it (docs/quality.md), on networks of up to some million parameters: on ResNet50 one takes most of a minute
-        of a core, and 12 GB. Needs `train_data`, and a repair by least squares.
+      search_steps: steps of a search for the channels to keep, 0 for none: the best of the ways that `criterion` and `metanetwork`
+        leave open is the start, and the scores are learnt through the least-squares repair, on inputs without labels, so that the
+        outputs stay what they were. A hundred steps are worth it (docs/quality.md), on networks of up to some million parameters: on
+        ResNet50 one takes most of a minute of a core, and 12 GB. Needs `train_data`, and a repair by least squares.
 
     Returns:
       A `PruneResult`. Its model is compiled as the caller's was, with a fresh optimizer; a callable `finetune` may
@@ -161,7 +161,7 @@ def prune(
     drops_channels = sparse is None or sparse.is_structured
     if not drops_channels:
         refuse_unused(
-            method, speedup=speedup, criterion=None if criterion == "default" else criterion, round_to=round_to,
+            method, speedup=speedup, criterion=None if criterion in ("default", "group_l2") else criterion, round_to=round_to,
             traffic_weight=traffic_weight, latency_ms=latency_ms, latency_speedup=latency_speedup, prepare=prepare,
         )  # fmt: skip
         repair = zeros_repair(repair, train_data)
@@ -205,30 +205,13 @@ def prune(
             )  # fmt: skip
             trace, steps["prepared"] = trace_model(prepared), {**costs, **evaluate(prepared)}
         zeros = SparseSteps(sparse, trains=finetune is not None and not callable(finetune))
-        plan, measurements, repaired, errors = None, [], None, []
+        plan, measurements, repaired, tried = None, [], None, []
         if drops_channels:
-            statistics = None
-            if len(ways) > 1:
-                with progress_bar("Measuring channel statistics"):
-                    statistics = channel_statistics(trace, train, seed=seed)
             is_fitted = repair == "least_squares" or (repair == "default" and train is not None)
-            options = {
-                "speedup": speedup, "latency": latency, "repair": repair, "round_to": round_to, "traffic_weight": traffic_weight,
-                "seed": seed, "step": 1.0 if is_fitted or prepare == "prune_aware" else None,
-            }  # fmt: skip
-
-            def attempt(way):
-                on_top = None if way.metanetwork is None else network
-                made = rewrite(trace, on_top, train, criterion=way.criterion, seed=seed, statistics=statistics)
-                return try_way(trace, way, made, train, **options)
-
-            best, errors = best_attempt(model, ways, attempt, train)
-            if search_steps and speedup > 1:
-                target = speedup if latency is None else _SEARCH_SPEEDUP
-                found = search(
-                    trace, best.rewritten, train, speedup=target, steps=search_steps, criterion=best.way.criterion, seed=seed
-                )
-                best = try_way(trace, best.way, found, train, **options)
+            best, tried = choose_channels(
+                trace, ways, network, train, speedup=speedup, latency=latency, search_steps=search_steps, repair=repair,
+                step=1.0 if is_fitted or prepare == "prune_aware" else None, round_to=round_to, traffic_weight=traffic_weight, seed=seed,
+            )  # fmt: skip
             way, rewritten, plan, measurements = best.way, best.rewritten, best.plan, best.measurements
             left = cost(trace, plan.keep)
             steps["pruned"] = {"macs": left.macs, "parameters": left.parameters, **evaluate(best.small)}
@@ -274,7 +257,7 @@ def prune(
         "method": method,
         **({"criterion": "magnitude", "metanetwork": _metanetwork_name(way.metanetwork)} if plan is None else _names(way)),
         "metanetwork_note": metanetwork_note,
-        "candidates": [{**_names(each), "error": error if math.isfinite(error) else None} for each, error in zip(ways, errors)],
+"ways": [{**_names(each), **found} for each, found in zip(ways, tried)],
         "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
         "search_steps": int(search_steps),
         "repair": repaired,

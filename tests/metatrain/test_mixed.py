@@ -86,6 +86,10 @@ def test_trainings_share_what_is_prepared(images, tmp_path):
     for seed in range(2):
         for got, want in zip(trained(ready, None, seed, f"shared{seed}"), trained(models, images, seed, f"alone{seed}"), strict=True):
             np.testing.assert_array_equal(got, want)
+    other = MetaTraining(steps=3, batch_size=32, warmup=1, distillation=0.0)
+    for dataset, changed in ((images, settings), (None, other)):
+        with pytest.raises(ArgumentError, match="expected data models that were made ready to stand alone"):
+            MetaTrainer(_metanet(), ready, dataset, changed, tmp_path)
 
 
 def test_training_ends_by_the_objective_with_the_best_and_resumes_to_the_same(images, tmp_path):

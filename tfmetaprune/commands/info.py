@@ -30,7 +30,7 @@ def info(data_dir: DataDir = None, as_json: Json = False, is_quiet: Quiet = Fals
 
 def _card_line(card) -> str:
     gains = ", ".join(f"{gain:+.1%} at {_setting(name)}" for name, gain in card["gain"].items())
-    default = " (default)" if card["default"] else ""
+    default = " (tried by default)" if card["default"] else ""
     return f"{card['parameters']} parameters{default}, objective {card['objective']}, {card['trained_on']}; gain in accuracy: {gains}"
 
 

@@ -50,10 +50,10 @@ def prune(
     ] = "structured",
     criterion: Annotated[
         str,
-        typer.Option(help="group_l2, group_l2_max, fisher, group_l2_fisher, random, or default: the better of two.", **_CHOICE),
+        typer.Option(help="group_l2, group_l2_max, fisher, group_l2_fisher, random, or default: the better of two, with data.", **_CHOICE),
     ] = "default",
     metanetwork: Annotated[
-        str, typer.Option(help="Name or path of one, none, or default: universal where it is better.", **_CHOICE)
+        str, typer.Option(help="Name or path of one, none, or default: universal if it is better.", **_CHOICE)
     ] = "default",
     search_steps: Annotated[
         int, typer.Option(help="Steps of a search for the channels to keep; try 100.", min=0, **_CHOICE)
@@ -120,7 +120,7 @@ def prune(
 
 def _lines(report, name):
     """What is told of a report: a table, and a line for each thing worth knowing."""
-    from tfmetaprune.report.page_words import candidates
+    from tfmetaprune.report.page_words import ways
     from tfmetaprune.report.tables import comparison_table
 
     titles = {
@@ -139,7 +139,7 @@ def _lines(report, name):
             yield f"Layer {layer!r} stays dense: {reason}."
     for layer in report["unknown_layers"]:
         yield f"Layer {layer} is of an unknown kind: the channels that it touches stay."
-    if tried := candidates(report):
+    if tried := ways(report):
         yield tried
     if report["metanetwork_note"]:
         yield f"Metanetwork: {report['metanetwork_note']}"

@@ -65,7 +65,7 @@ def search(
     held_out: Annotated[bool, typer.Option("--held-out", help="Those with seeds from 1000 on as well.")] = False,
     steps: Annotated[int, typer.Option(help="Steps of each search.", min=1)] = 150,
     speedup: Annotated[float, typer.Option(help="MACs before / MACs after to search for.", min=1)] = 6.0,
-    criterion: Annotated[str, typer.Option(help="Whose scores to start from, as for prune.")] = "group_l2",
+    criterion: Annotated[str, typer.Option(help="Whose scores to start from.")] = "group_l2",
     seed: Seed = 0,
     as_json: Json = False,
     is_quiet: Quiet = False,

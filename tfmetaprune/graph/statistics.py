@@ -7,7 +7,7 @@ from tfmetaprune.errors import ArgumentError, DataError
 from tfmetaprune.graph.schema import STATISTICS_NAMES
 from tfmetaprune.trace import carry_mask, map_inputs, run
 
-_CHUNK = 32  # samples in one backward pass, so that large networks fit into memory
+_CHUNK, _CHUNK_BYTES = 32, 2 * 2**30  # samples in one backward pass, and their activations, so that large networks fit into memory
 _LIMIT = 10.0  # of a log ratio
 _TINY = 1e-30
 
@@ -34,7 +34,8 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
 
     Raises:
       ArgumentError: num_samples is not positive.
-      DataError: there are no data, they do not fit the model's inputs, or the network's response is not finite.
+      DataError: there are no data, they do not fit the model's inputs, the network's response is not finite, or an operation has no
+        gradient.
     """
     if num_samples < 1:
         raise ArgumentError(f"channel_statistics: expected num_samples >= 1, got {num_samples}. Leave it out for 256.")
@@ -73,12 +74,20 @@ def _chunks(trace, dataset, num_samples):
                 f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
                 f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
             )
-        size = min(left, len(inputs[0]))
-        for begin in range(0, size, _CHUNK):
-            yield [value[begin : min(begin + _CHUNK, size)] for value in inputs]
+        size, chunk = min(left, len(inputs[0])), _chunk_size(trace, inputs)
+        for begin in range(0, size, chunk):
+            yield [value[begin : min(begin + chunk, size)] for value in inputs]
         left -= size
         if left <= 0:
             return
+
+
+def _chunk_size(trace, inputs) -> int:
+    """How many samples go through at once, as one backward pass holds all activations; unknown lengths count as the longest input's."""
+    longest = max(max(value.shape[1:], default=1) for value in inputs)
+    shapes = [trace.shapes[tensor][1:] for call in trace.calls for tensor in call.outputs]
+    numbers = sum(int(np.prod([longest if length is None else length for length in shape])) for shape in shapes)
+    return int(np.clip(_CHUNK_BYTES // (4 * max(1, numbers)), 1, _CHUNK))
 
 
 def _read_axes(trace, channels) -> list[tuple[int, int, np.ndarray]]:
@@ -124,7 +133,13 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
             _draw(trace, index, tf.cast(output, tf.float32), (seed[0], seed[1] * len(outputs) + position))
             for position, (index, output) in enumerate(zip(trace.outputs, outputs, strict=True))
         ])  # fmt: skip
-    gradient = tape.gradient(response, gates, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    try:
+        gradient = tape.gradient(response, gates, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    except LookupError as error:
+        raise DataError(
+            f"channel_statistics: expected gradients of every operation of model {trace.model.name!r}, got none of one ({error}). "
+            f"Do without what needs statistics: metanetwork=None, criterion='group_l2'."
+        ) from error
     totals = np.zeros((4, trace.channels.num_units))
     totals[3] = tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), 0)
     for (index, reader), x in readings.items():
@@ -139,10 +154,25 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
 
 def _draw(trace, tensor, output, seed) -> tf.Tensor:
     """The scalar whose gradient is taken, summed over samples: <v, f> with v ~ N(0, 1)."""
-    if _is_softmax(trace, tensor):
-        output = tf.math.log(output + _TINY)
-        output -= tf.reduce_mean(output, -1, keepdims=True)  # the logits but for their mean, which has no effect
+    output = logits_of(trace, tensor, output)
     return tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed))
+
+
+def logits_of(trace, tensor, output) -> tf.Tensor:
+    """Undoes the softmax of an output that has one, but for the mean of the logits, which has no effect.
+
+    Args:
+      trace: the `ModelTrace` of the model.
+      tensor: index of the output, one of `trace.outputs`.
+      output: its values [batch, ..., classes].
+
+    Returns:
+      The logits, their mean 0; the values themselves where there is no softmax.
+    """
+    if not _is_softmax(trace, tensor):
+        return output
+    logits = tf.math.log(output + _TINY)
+    return logits - tf.reduce_mean(logits, -1, keepdims=True)
 
 
 def _is_softmax(trace, tensor) -> bool:

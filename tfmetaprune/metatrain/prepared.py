@@ -41,14 +41,23 @@ OBJECTIVES = {
     "searched": lambda trace, settings: [SearchedObjective(trace)],
 }  # fmt: skip
 
+
 class DataModel(NamedTuple):
     """A trained network to learn from: its architecture's `MetaGradient` for each objective, its graph as raw tensors, its own
-    weights (and what else its objective compares with), the examples it is run on."""
+    weights (and what else its objective compares with), the examples it is run on; what of a `MetaTraining` it was made ready for."""
 
     gradients: list[MetaGradient]
     graph: Mapping
     original: Mapping
     examples: tuple[np.ndarray, np.ndarray]
+    purpose: tuple = ()
+
+
+def purpose_of(settings) -> tuple:
+    """Returns what of a `MetaTraining` a `DataModel` depends on."""
+    return tuple(
+        getattr(settings, name) for name in ("objective", "distillation", "speedups", "sparsities", "regularization", "alpha")
+    )  # fmt: skip
 
 
 def graph_arrays(trace, dataset, *, seed=0) -> dict:
@@ -81,8 +90,8 @@ def perturbed(graph, scale, rng) -> dict:
 def prepare_data_models(models, dataset, settings, rankings=None) -> list[DataModel]:
     """Makes data models ready for a `MetaTrainer`; those of the same architecture share what is compiled.
 
-    What comes out depends on the objective, distillation, speed-ups, sparsities, regularization and alpha of the settings alone, so
-    that trainings that differ in other things, or in the metanetwork, can share it.
+    What comes out depends on what `purpose_of` tells of the settings alone, so that trainings that differ in other things, or in the
+    metanetwork, can share it.
 
     Args:
       models: trained data models, logits out, one input.
@@ -132,4 +141,4 @@ def _prepare(trace, dataset, examples, settings, compiled) -> DataModel:
     gradients, objectives = compiled[key]
     gradients = [gradients[id(objective)] for objective in objectives]
     original = objectives[0].weights_of(trace) if objectives[0].distillation else {}
-    return DataModel(gradients, graph_arrays(trace, dataset), original, examples)
+    return DataModel(gradients, graph_arrays(trace, dataset), original, examples, purpose_of(settings))

@@ -17,7 +17,7 @@ from tfmetaprune.metanet import MetaNetwork
 from tfmetaprune.metatrain.distribution import check_distribution, gather, is_chief, joint_update
 from tfmetaprune.metatrain.gradient import MetaGradient
 from tfmetaprune.metatrain.keeping import BestKeeper
-from tfmetaprune.metatrain.prepared import OBJECTIVES, DataModel, perturbed, prepare_data_models
+from tfmetaprune.metatrain.prepared import OBJECTIVES, DataModel, perturbed, prepare_data_models, purpose_of
 from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
 
@@ -159,6 +159,11 @@ class MetaTrainer:
         self.folder = pathlib.Path(folder)
         models = list(models)
         ready = models and all(isinstance(model, DataModel) for model in models)
+        if ready and (any(model.purpose != purpose_of(settings) for model in models) or dataset is not None or rankings is not None):
+            raise ArgumentError(
+                "MetaTrainer: expected data models that were made ready to stand alone, for the same objective and its settings, got "
+                "others, or a dataset or rankings beside them. Call prepare_data_models with these settings."
+            )
         self.data_models = models if ready else prepare_data_models(models, dataset, settings, rankings)
         with self.strategy.scope():
             self.optimizer = keras.optimizers.AdamW(

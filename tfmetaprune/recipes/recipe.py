@@ -184,7 +184,7 @@ class Pruning:
       speedup: MACs ratio to reach; None for methods that set zeros.
       method: as for `prune`; "structured" alone where the metanetwork's weights are used.
       sparsity: share of zeros, for methods that set them.
-      criterion: as for `prune`.
+      criterion: as for `prune`, but "default".
       floor: share of every group's channels that stays, where the metanetwork's weights are used.
     """
 

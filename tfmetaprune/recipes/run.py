@@ -207,7 +207,7 @@ class _Run:
             splits, _, _ = self.load(recipe.finetuning_b, seed=seed)
             result = pipeline.prune(
                 self.store.model("network"), splits.train, validation_data=splits.validation, speedup=pruning.speedup,
-                method=pruning.method, sparsity=pruning.sparsity, criterion="default" if pruning.speedup is None else pruning.criterion,
+                method=pruning.method, sparsity=pruning.sparsity, criterion=pruning.criterion,
                 metanetwork=self.store.path("metanetwork"), seed=recipe.seed,
                 finetune=lambda small, *_: self.trained("finetuned_b", small, recipe.finetuning_b, seed),
             )  # fmt: skip

@@ -5,7 +5,6 @@ import dataclasses
 from tfmetaprune.report.page_reading import ReportFolder, contents_of
 from tfmetaprune.report.page_words import (
     MISSING,
-    candidates,
     count,
     is_number,
     joined,
@@ -14,6 +13,7 @@ from tfmetaprune.report.page_words import (
     points,
     size,
     times,
+    ways,
 )
 
 _STEPS = {
@@ -245,7 +245,7 @@ def _facts(report, main) -> tuple:
 def _notes(main) -> tuple:
     frozen = [f"{number} ({reason})" for reason, number in (main.get("frozen") or {}).items()]
     notes = [f"Metanetwork: {main['metanetwork_note']}"] if main.get("metanetwork_note") else []
-    notes += [tried] if (tried := candidates(main)) else []
+    notes += [tried] if (tried := ways(main)) else []
     notes += [f"Channels that had to stay: {joined(frozen)}."] if frozen else []
     if main.get("unknown_layers"):
         notes.append(f"Of kinds that nobody registered, so that the channels they touch stay: {joined(main['unknown_layers'])}.")

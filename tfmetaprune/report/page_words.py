@@ -77,7 +77,7 @@ def joined(names, limit=12) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def candidates(report) -> str:
+def ways(report) -> str:
     """Tells of the ways to choose channels that a pruning tried, in a sentence; "" if there was one alone.
 
     Args:
@@ -85,11 +85,11 @@ def candidates(report) -> str:
 
     Example:
       >>> chosen, other = {"criterion": "fisher", "metanetwork": None}, {"criterion": "group_l2", "metanetwork": "universal"}
-      >>> candidates({**chosen, "candidates": [{**chosen, "error": 0.314}, {**other, "error": None}]})
-      'Channels were chosen by fisher. Errors of the outputs: fisher 0.31, group_l2 with universal out of reach.'
+      >>> ways({**chosen, "ways": [{**chosen, "error": 0.314}, {**other, "error": None}]})
+      'Channels were chosen by fisher. Errors of the outputs: fisher 0.31, group_l2 with universal failed.'
     """
-    tried = report.get("candidates") or ()
-    errors = (f"{_way(each)} {format(each['error'], '.2g') if is_number(each['error']) else 'out of reach'}" for each in tried)
+    tried = report.get("ways") or ()
+    errors = (f"{_way(each)} {format(each['error'], '.2g') if is_number(each['error']) else 'failed'}" for each in tried)
     return f"Channels were chosen by {_way(report)}. Errors of the outputs: {', '.join(errors)}." if tried else ""
 
 
