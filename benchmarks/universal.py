@@ -302,8 +302,8 @@ class Bench:
             "there is no BatchNormalization (mlp, vit). *choice* is "
             "what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
             f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 inputs "
-            "without labels; *choice with* a metanetwork, or with a third criterion as a control, has that as one more to choose from; "
-            "with `universal` it is the default. "
+            "without labels; *choice with* a metanetwork, or with `fisher` as a control, has that as one more to choose from; with "
+            "`universal` it is the default. "
             "A metanetwork's *widths* "
             "are what each layer keeps with it, filled with channels in another order, with the original's weights."
         )
