@@ -189,6 +189,8 @@ class Bench:
             value = getattr(options, name)
             if value is not None and value != DEFAULTS[name]:
                 self.command += f" --{name.replace('_', '-')} " + " ".join(map(str, np.atleast_1d(value)))
+        if options.settings != list(SETTINGS):
+            self.command += " --settings " + " ".join(f'"{name}"' for name in options.settings)
         self.repairs, self.budgets, self.speedups = options.repairs, options.budgets, sorted(options.speedups)
         controls = [f"{name}{WIDTHS}{order}" for name in rivals for order in ORDERS]
         known = (*CRITERIA, *rivals, *controls)
