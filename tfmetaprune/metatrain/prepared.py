@@ -50,7 +50,7 @@ class DataModel(NamedTuple):
     graph: Mapping
     original: Mapping
     examples: tuple[np.ndarray, np.ndarray]
-    purpose: tuple = ()
+    purpose: tuple
 
 
 def purpose_of(settings) -> tuple:

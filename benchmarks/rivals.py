@@ -1,0 +1,77 @@
+"""Which networks, criteria and metanetworks universal.py compares, and what may not have been learnt from."""
+
+import pathlib
+from typing import NamedTuple
+
+from tfmetaprune.errors import ArgumentError
+from tfmetaprune.metanet import MetaNetwork, load_metanetwork
+from tfmetaprune.metanet.pretrained import load_card
+from tfmetaprune.metatrain.data_models import DataModelFile
+from tfmetaprune.metatrain.select import digest
+
+FIRST_SEED = 1010
+VARIANTS = (0, 1, 2, 3)
+UNSEEN = "mnist_5k/14", "ucr/ItalyPowerDemand"  # data that no metanetwork may be trained on
+SETTINGS = {  # (family, data) of the networks
+    "five families, data that metanetworks train on": (
+        *((family, "digits") for family in ("plain_cnn", "residual_cnn", "separable_cnn", "mlp")),
+        ("series_cnn", "ucr/JapaneseVowels_eq"), ("mlp", "ucr/JapaneseVowels_eq"),
+    ),
+    "two more families, the same data": (("concat_cnn", "digits"), ("vit", "digits"), ("vit", "ucr/JapaneseVowels_eq")),
+    "five families, unseen data": (
+        *((family, "mnist_5k/14") for family in ("plain_cnn", "residual_cnn", "separable_cnn", "mlp")),
+        ("series_cnn", "ucr/ItalyPowerDemand"), ("mlp", "ucr/ItalyPowerDemand"),
+    ),
+    "two more families, unseen data": (("concat_cnn", "mnist_5k/14"), ("vit", "mnist_5k/14"), ("vit", "ucr/ItalyPowerDemand")),
+}  # fmt: skip
+CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
+
+
+class Rival(NamedTuple):
+    """A metanetwork that is measured: the model, its card, and what tells its weights apart."""
+
+    metanet: MetaNetwork
+    card: dict
+    digest: str
+
+
+def load_rivals(names_or_paths) -> dict[str, Rival]:
+    """Loads metanetworks by name; raises ArgumentError if one was trained on data that are to be unseen, or chosen by a network here."""
+    rivals = {}
+    for each in names_or_paths:
+        name, metanet, card = pathlib.Path(each).stem, load_metanetwork(each), load_card(each)
+        if name in (*rivals, *CRITERIA):
+            raise ArgumentError(f"--metanetworks: expected a name of its own for each, got {name!r} again. Rename the file.")
+        check_card(name, card)
+        rivals[name] = Rival(metanet, card, digest(metanet))
+    return rivals
+
+
+def files_of(card, kind) -> list[DataModelFile]:
+    """Returns the data models that a card names under "trained_on" or "validated_on"; none for cards that name no files."""
+    return list(filter(None, map(DataModelFile.from_file_name, card.get("data_models", {}).get(kind, []))))
+
+
+def check_card(name, card):
+    """Raises ArgumentError if a metanetwork was trained on data of `UNSEEN`, or chosen by networks of this benchmark."""
+    pairs = {pair for setting in SETTINGS.values() for pair in setting}
+    seen = sorted({file.data for file in files_of(card, "trained_on")} & set(UNSEEN))
+    if seen:
+        raise ArgumentError(
+            f"Metanetwork {name!r}: expected training without {', '.join(UNSEEN)}, got {', '.join(seen)}. Train it without these."
+        )
+    chosen = [file.file_name for kind in ("trained_on", "validated_on") for file in files_of(card, kind)]
+    chosen += [f"{model}.keras" for model in card.get("selection", {}).get("models", [])]
+    here = [file for file in map(DataModelFile.from_file_name, chosen) if file and file.seed >= FIRST_SEED and file[0:3:2] in pairs]
+    if here:
+        raise ArgumentError(
+            f"Metanetwork {name!r}: expected seeds below {FIRST_SEED} in its card, got {here[0].file_name}. Choose it by other networks."
+        )
+
+
+def described(files) -> str:
+    """Tells of data models: how many, of which families, on which data."""
+    if not files:
+        return "networks that its card does not name"
+    families, data = (", ".join(sorted({file[at] for file in files})) for at in (0, 2))
+    return f"{len(files)} networks ({families}; {data})"
