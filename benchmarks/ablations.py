@@ -185,7 +185,7 @@ class Bench:
         """Returns the page in Markdown."""
         lines = self.lines()
         columns = [*(f"{speedup:g}x" for speedup in SPEEDUPS), "objective"]
-        counts = [sum(file.seed < case.num_seeds for file in self.files) for case in (CASES[WHOLE], CASES["seeds_16"])]
+        count = sum(file.seed < CASES[WHOLE].num_seeds for file in self.files)
         rows = {
             name: np.array([[*row, area(SPEEDUPS, row, whole)] for row, whole in zip(line["accuracy"], line["unpruned"])])
             for name, line in lines.items()
@@ -204,9 +204,9 @@ class Bench:
         families = sorted({file.family for file in self.files})
         return "\n".join([
             "# What the parts of a metanetwork are worth", "",
-            f"Every case is a metanetwork trained for {SETTINGS['steps']} steps on {counts[0]} networks ({', '.join(families)}; "
-            f"{', '.join(DATA)}), or up to {counts[1]}, and judged on {len(self.judges)} others of the same kinds by the accuracy on the "
-            "validation split right after pruning and a new estimate of BatchNormalization, in %; nothing was chosen by these. "
+            f"Every case is a metanetwork trained for {SETTINGS['steps']} steps on {count} networks ({', '.join(families)}; "
+            f"{', '.join(DATA)}) unless it says otherwise, and judged on {len(self.judges)} others of the same kinds by the accuracy on "
+            "the validation split right after pruning and a new estimate of BatchNormalization, in %; nothing was chosen by these. "
             "*Objective*: the area under accuracy against the logarithm of the speed-up, from 1x on, as a mean accuracy. Differences are "
             "paired, in points of the objective, with 95 % intervals over the networks; what another seed does to the same case is the "
             "other measure of noise. Each case is one training.", "",

@@ -17,6 +17,7 @@ from tfmetaprune.graph import (
     graph_layout,
     graph_schema,
     schema,
+    statistics,
     tap_positions,
 )  # fmt: skip
 from tfmetaprune.graph.encode import _tensor
@@ -401,3 +402,30 @@ def test_statistics_reject_bad_data():
         channel_statistics(trace, [np.full((2, 5), np.nan, "float32")])
     with pytest.raises(ArgumentError, match="expected num_samples >= 1, got 0"):
         channel_statistics(trace, [], num_samples=0)
+
+
+def test_statistics_of_large_networks_go_in_small_chunks(monkeypatch):
+    """One backward pass holds few samples where activations are large; the statistics but Fisher's random weights are the same."""
+    layers = keras.layers.Conv2D(4, 3, activation="relu", input_shape=(6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(2)
+    model = keras.Sequential(layers)
+    trace, x = trace_model(model), np.random.default_rng(0).normal(size=(10, 6, 6, 1)).astype(np.float32)
+    whole, sizes, measure = channel_statistics(trace, [x]), [], statistics._measure
+    numbers = 4 * 4 * 4 + 64 + 2  # that the layers put out for a sample
+
+    def seen(trace, readers, inputs, seed):
+        sizes.append(len(inputs[0]))
+        return measure(trace, readers, inputs, seed)
+
+    monkeypatch.setattr(statistics, "_measure", seen)
+    for num_bytes, wanted in ((4 * numbers * 4, [4, 4, 2]), (1, [1] * 10)):
+        monkeypatch.setattr(statistics, "_CHUNK_BYTES", num_bytes)
+        np.testing.assert_allclose(channel_statistics(trace, [x])[:, :2], whole[:, :2], rtol=1e-4, atol=1e-6)
+        assert sizes == wanted
+        sizes.clear()
+
+
+def test_statistics_name_an_operation_without_gradient():
+    remainder = keras.layers.Lambda(lambda x: tf.raw_ops.Mod(x=x, y=tf.ones_like(x)))
+    model = keras.Sequential([keras.layers.Dense(4, input_shape=(3,)), remainder, keras.layers.Dense(2)])
+    with pytest.raises(DataError, match="expected gradients of every operation .* Mod"):
+        channel_statistics(trace_model(model), [np.ones((2, 3), np.float32)])
