@@ -9,7 +9,7 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
-from universal import check_card  # noqa: E402
+from rivals import check_card  # noqa: E402
 
 from tfmetaprune._keras import keras, tf  # noqa: E402
 from tfmetaprune.errors import ArgumentError  # noqa: E402
