@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from rankings import bn_scale, same_widths, taylor
 from rivals import CRITERIA, FIRST_SEED, SETTINGS, VARIANTS, described, files_of, load_rivals
+from tables import CHOICE, CONTROL, WIDTHS, WITH, lead_tables, plot
 
 from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
 from tfmetaprune.data import load
@@ -32,22 +33,17 @@ from tfmetaprune.metatrain.select import (
     area,
     generated,
     load_judges,
-    paired,
     repaired_models,
 )
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
 from tfmetaprune.pruning import make_plan, scorer
 from tfmetaprune.pruning.plan import SMALL_STEP
 
-WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
-CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
-WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
-CONTROL = "fisher"
 DEFAULTS = {"num_models": 5, "speedups": SPEEDUPS, "budgets": [0], "repairs": REPAIRS, "ways": None}
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
 KEY = ("net", "way", "weights", "repair", "speedup", "budget")
-VALIDATION, TEST, ERROR = 0, 1, 2
+VALIDATION, TEST, ERROR = 0, 1, 2  # places in what `Bench.lines` tells of a key
 
 
 class Net:
@@ -188,7 +184,7 @@ class Bench:
                         record(self.key(file, way, repair, speedup, budget), scores)
 
     def curves(self, done, files, repair, budget) -> dict:
-        """Returns for each way float [nets, speed-ups and the objective, 2], in % on validation and test."""
+        """Returns for each way float [nets, speed-ups and the objective, 2], in % on the validation and the test split."""
         curves = {}
         for way, tried in {**{way: (way,) for way in self.ways}, **self.choices}.items():
             rows = []
@@ -199,6 +195,10 @@ class Bench:
                 rows.append([*row, [area(self.speedups, row[:, split], whole[split]) for split in (VALIDATION, TEST)]])
             curves[way] = 100 * np.array(rows)
         return curves
+
+    def unpruned(self, done, files) -> float:
+        """Returns the mean accuracy of networks as they are, in % on test."""
+        return 100 * np.mean([done[file.file_name, *UNPRUNED][TEST] for file in files])
 
     def report(self, settings) -> str:
         """Returns the tables in Markdown, of the networks that are complete; `settings`: name -> files."""
@@ -214,9 +214,11 @@ class Bench:
             for budget in self.budgets:
                 lines += ["", f"## Repair {repair}, {f'{budget} epochs' if budget else 'no fine-tuning'}"]
                 for name, files in settings.items():
-                    whole = 100 * np.mean([done[file.file_name, *UNPRUNED][TEST] for file in files])
+                    curves, whole = self.curves(done, files, repair, budget), self.unpruned(done, files)
                     lines += ["", f"### {name[0].upper()}{name[1:]}: {repair}, {budget} epochs", ""]
-                    lines += self.tables(self.curves(done, files, repair, budget), files, whole)
+                    lines += lead_tables(curves, files, whole, self.speedups, self.rivals)
+                if settings and len(self.speedups) > 1:
+                    lines += ["", plot(self.log.with_suffix(".md"), curves, whole, self.speedups, repair, budget)]
         return "\n".join([*lines, "", f"Made by `{self.command}`.", ""])
 
     def measured(self, name, settings, repair) -> dict:
@@ -256,7 +258,7 @@ class Bench:
         )
         yield ""
         for name in sorted({file.data for files in settings.values() for file in files}):
-            sizes = _num_examples(name)
+            sizes = num_examples(name)
             yield (
                 f"- {name}: {sizes['validation']} examples for validation, one of them is {100 / sizes['validation']:.1f} points; "
                 f"{sizes['train']} to train on, {sizes['test']} to test on."
@@ -270,57 +272,11 @@ class Bench:
             )
             yield ""
 
-    def tables(self, curves, files, whole):
-        """Yields the lines of one setting."""
-        columns = [*(f"{speedup:g}x" for speedup in self.speedups), "objective"]
-        yield f"| {_nets(files)}, unpruned {whole:.1f} | {' | '.join(columns)} |"
-        yield f"|---|{'---|' * len(columns)}"
-        for way, curve in curves.items():
-            yield f"| {way} | {' | '.join(f'{value:.1f}' for value in curve[:, :, TEST].mean(0))} |"
-        criteria = [way for way in curves if way in CRITERIA]
-        best = max(criteria, key=lambda way: curves[way][:, -1, VALIDATION].mean(), default=None)
-        for name in (name for name in self.rivals if name in curves):
-            controls = [way for way in curves if way.startswith(name + WIDTHS)]
-            leads = {way: (curves[name] - curves[way])[:, :, TEST] for way in (*([best] if best else ()), *controls)}
-            if leads:
-                yield from ("", f"| {name} minus | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
-            for way, lead in leads.items():
-                title = f"{way} (the best criterion)" if way == best else way
-                yield f"| {title} | {' | '.join(_interval(values) for values in lead.T)} |"
-            if best:
-                yield from ("", f"| {name} minus {best} | objective | worst speed-up |", "|---|---|---|")
-                yield from _by_family(files, leads[best], columns)
-            if WITH + name in curves:
-                yield from ("", f"| {WITH}{name} minus | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
-                for choice in (each for each in (CHOICE, WITH + CONTROL) if each in curves):
-                    lead = (curves[WITH + name] - curves[choice])[:, :, TEST]
-                    yield f"| {choice} | {' | '.join(_interval(values) for values in lead.T)} |"
-                yield from ("", f"| {WITH}{name} minus {CHOICE} | objective | worst speed-up |", "|---|---|---|")
-                yield from _by_family(files, (curves[WITH + name] - curves[CHOICE])[:, :, TEST], columns)
-
-
-def _by_family(files, lead, columns):
-    """Yields a row for each family of a lead [nets, speed-ups and the objective]."""
-    for family in sorted({file.family for file in files}):
-        rows = lead[[file.family == family for file in files]]
-        worst = int(np.argmin(rows[:, :-1].mean(0)))
-        yield f"| {family}, {_nets(rows)} | {_interval(rows[:, -1])} | {columns[worst]}: {_interval(rows[:, worst])} |"
-
 
 @functools.cache
-def _num_examples(name) -> dict:
+def num_examples(name) -> dict:
+    """Returns split -> number of examples of a data set."""
     return load(name).num_examples
-
-
-def _nets(each) -> str:
-    return f"{len(each)} net{'' if len(each) == 1 else 's'}"
-
-
-def _interval(points) -> str:
-    found = paired(np.asarray(points) / 100)
-    low_high = found["interval"]
-    behind = "" if low_high is None else f" [{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
-    return f"{100 * found['mean']:+.1f}{behind}"
 
 
 def make_networks(folder, names, num_models) -> dict[str, list[DataModelFile]]:

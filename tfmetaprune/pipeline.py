@@ -257,7 +257,7 @@ def prune(
         "method": method,
         **({"criterion": "magnitude", "metanetwork": _metanetwork_name(way.metanetwork)} if plan is None else _names(way)),
         "metanetwork_note": metanetwork_note,
-"ways": [{**_names(each), **found} for each, found in zip(ways, tried)],
+        "ways": [{**_names(each), **found} for each, found in zip(ways, tried)],
         "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
         "search_steps": int(search_steps),
         "repair": repaired,

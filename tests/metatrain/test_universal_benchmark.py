@@ -9,10 +9,12 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
-from rivals import check_card  # noqa: E402
+from rivals import Rival, check_card  # noqa: E402
+from tables import lead_tables, plot  # noqa: E402
 
 from tfmetaprune._keras import keras, tf  # noqa: E402
 from tfmetaprune.errors import ArgumentError  # noqa: E402
+from tfmetaprune.metatrain.data_models import DataModelFile  # noqa: E402
 from tfmetaprune.metatrain.families import concat_cnn, mlp, plain_cnn, residual_cnn, vit  # noqa: E402
 from tfmetaprune.pruning import GroupL2, make_plan  # noqa: E402
 from tfmetaprune.trace import trace_model  # noqa: E402
@@ -82,3 +84,36 @@ def test_cards_that_have_seen_what_is_to_be_unseen_are_refused():
         check_card("chosen", {"data_models": {**fine, "validated_on": ["vit-3--digits--1011.keras"]}})
     with pytest.raises(ArgumentError, match="got mlp-2--digits--1010.keras"):
         check_card("selected", {"data_models": fine, "selection": {"models": ["mlp-2--digits--1010"]}})
+
+
+def _curves(**tests):
+    """Curves that are the same on both splits, of two speed-ups and the objective."""
+    return {way.replace("_with_", " with "): np.repeat(np.float64(rows)[:, :, None], 2, 2) for way, rows in tests.items()}
+
+
+def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_not():
+    files = [DataModelFile("mlp", 0, "digits", 1010), DataModelFile("vit", 0, "digits", 1010)]
+    curves = _curves(
+        group_l2=[[90, 80, 85], [70, 60, 65]], a=[[91, 82, 87], [70, 61, 66]], b=[[93, 80, 87], [72, 65, 68]],
+        choice=[[90, 80, 85], [70, 60, 65]], choice_with_a=[[91, 82, 87], [70, 60, 65]], choice_with_b=[[91, 80, 86], [70, 62, 67]],
+    )  # fmt: skip
+    rivals = {name: Rival(None, {"command": f"train --seed {seed} --steps 5"}, name) for seed, name in enumerate("ab")}
+    lines = list(lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
+    assert lines[0] == "| 2 nets, unpruned 97.0 | 2x | 4x | objective |"
+    assert "| a | 80.5 | 71.5 | 76.5 |" in lines
+    means = lines[lines.index("| mean of a, b minus group_l2 | 2x | 4x | objective |") :]
+    assert means[2].startswith("| all | +1.5 [") and means[2].count(" | +2.0 [") == 2
+    assert "| mlp, 1 net | +2.0 | 4x: +1.0 |" in means
+    tried = lines[lines.index("| choice with each, mean of a, b, minus choice | 2x | 4x | objective |") :]
+    assert tried[2].startswith("| all | +0.5 [") and tried[2].split(" | ")[2].startswith("+1.0 [")
+    assert tried[-2:] == ["| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
+    rivals["b"].card["command"] = "train --seed 1 --steps 6"
+    assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
+
+
+def test_the_plot_lies_beside_the_page_that_shows_it(tmp_path):
+    curves = _curves(group_l2=[[90, 80, 85]], choice=[[91, 80, 85]])
+    line = plot(tmp_path / "page.md", curves, 97.0, (2.0, 4.0), "bn", 15)
+    assert line.endswith("(plots/page-bn-15.svg)") and "15 epochs, mean over 1 net" in line
+    drawn = (tmp_path / "plots" / "page-bn-15.svg").read_text(encoding="utf-8")
+    assert drawn.count("<!-- group_l2 -->") == 1 and drawn.count("<!-- choice -->") == 1

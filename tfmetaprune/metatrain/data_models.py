@@ -159,7 +159,8 @@ def make_data_models(
         for file in files:
             if not (folder / file.file_name).exists():
                 if key != file[:2]:
-                    key, training = file[:2], _Training(splits, file, steps)
+                    model = build_model(file.family, splits.input_shape, splits.num_classes, variant=file.variant)
+                    key, training = file[:2], Training(model, steps)
                 _make(folder, file, training, splits, arrays)
             done += 1
             if progress is not None:
@@ -180,12 +181,16 @@ def _make(folder, file, training, splits, arrays):
     append_line(folder / "log.jsonl", {**entry, **accuracies})
 
 
-class _Training:
-    """Adam with a short warm-up and a cosine to zero, traced once for an architecture."""
+class Training:
+    """Adam with a short warm-up and a cosine to zero, traced once for an architecture.
 
-    def __init__(self, splits, file, steps):
-        self.steps = steps
-        self._model = build_model(file.family, splits.input_shape, splits.num_classes, variant=file.variant)
+    Args:
+      model: of the architecture, logits out; its weights are overwritten.
+      steps: number of steps of 64 examples.
+    """
+
+    def __init__(self, model, steps):
+        self.steps, self._model = steps, model
         self._optimizer = keras.optimizers.Adam(_LEARNING_RATE, jit_compile=False)
         self._optimizer.build(self._model.trainable_variables)
         self._start = [variable.numpy() for variable in self._optimizer.variables]

@@ -1,20 +1,22 @@
-"""Plots, written as PNG files without touching matplotlib's global state."""
+"""Plots, written as files without touching matplotlib's global state."""
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people, too (Okabe and Ito)
-_MARKERS = ("o", "s", "^", "D")
+# told apart by colour-blind people, too (Okabe and Ito, and two more)
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999", "#882255")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 _GREY = "#555555"
 _TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
-def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
+def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None, lowest=0.0):
     """Draws accuracy against MACs speed-up, one line a method.
 
     Args:
-      path: the PNG file to write.
+      path: the file to write, of a kind that its ending tells: PNG, SVG, PDF.
       curves: label -> list of (speedup, accuracy in [0, 1]); the first label is drawn on top.
       points: label -> (speedup, accuracy), drawn as single hollow markers in the colour of the curve in the same place.
       title: above the plot.
       chance: accuracy of guessing, drawn as a dotted line.
+      lowest: accuracy at the foot of the axis.
     """
     from matplotlib.figure import Figure
 
@@ -22,11 +24,11 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
     axes = figure.subplots()
     for index, (label, curve) in enumerate(curves.items()):
         speedups, accuracies = zip(*curve)
-        style = {"color": _COLORS[index % 4], "marker": _MARKERS[index % 4], "zorder": 10 - index}
+        style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)], "zorder": 10 - index}
         axes.plot(speedups, [100 * accuracy for accuracy in accuracies], label=label, linewidth=2, **style)
     for index, (label, (speedup, accuracy)) in enumerate((points or {}).items()):
         axes.plot(
-            speedup, 100 * accuracy, color=_COLORS[index % 4], marker=_MARKERS[index % 4], markersize=11,
+            speedup, 100 * accuracy, color=_COLORS[index % len(_COLORS)], marker=_MARKERS[index % len(_MARKERS)], markersize=11,
             linestyle="none", markerfacecolor="none", markeredgewidth=1.8, label=label, zorder=20 - index,
         )  # fmt: skip
     if chance is not None:
@@ -37,7 +39,7 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None):
     axes.set_xticks(ticks, [f"{tick:g}\u00d7" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlim(min(reached) / 1.06, max(reached) * 1.06)
-    axes.set_ylim(0, 102)
+    axes.set_ylim(100 * lowest, 100 + 2 * (1 - lowest))
     axes.set_xlabel("Speed-up (MACs before / MACs after)")
     axes.set_ylabel("Accuracy (%)")
     axes.set_title(title or "", loc="left", fontsize=11)

@@ -1,0 +1,111 @@
+"""Tables and plots of what universal.py and transfer.py measure: accuracies of ways to prune, and the leads of metanetworks."""
+
+import math
+import re
+
+import numpy as np
+from rivals import CRITERIA
+
+from tfmetaprune.metatrain.select import paired
+from tfmetaprune.report.plots import plot_accuracy_curves
+
+WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
+CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
+WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
+CONTROL = "fisher"
+VALIDATION, TEST = 0, 1  # along the last axis of a curve
+SEED = re.compile(r" --seed \d+")
+
+
+def lead_tables(curves, files, whole, speedups, rivals):
+    """Yields the lines in Markdown of one setting.
+
+    Args:
+      curves: way -> float [nets, speed-ups and the objective, 2], accuracies in % on the validation and the test split.
+      files: the `DataModelFile` of each network.
+      whole: mean accuracy of the networks as they are, in % on the test split.
+      speedups: MACs ratios.
+      rivals: name -> `Rival`, the metanetworks.
+    """
+    columns = [*(f"{speedup:g}x" for speedup in speedups), "objective"]
+    heads, rule = " | ".join(columns), f"|---|{'---|' * len(columns)}"
+    yield from (f"| {_nets(files)}, unpruned {whole:.1f} | {heads} |", rule)
+    for way, curve in curves.items():
+        yield f"| {way} | {' | '.join(f'{value:.1f}' for value in curve[:, :, TEST].mean(0))} |"
+    criteria = [way for way in curves if way in CRITERIA]
+    best = max(criteria, key=lambda way: curves[way][:, -1, VALIDATION].mean(), default=None)
+    names = [name for name in rivals if name in curves]
+    for name in names:
+        controls = [way for way in curves if way.startswith(name + WIDTHS)]
+        leads = {way: (curves[name] - curves[way])[:, :, TEST] for way in (*([best] if best else ()), *controls)}
+        if leads:
+            yield from ("", f"| {name} minus | {heads} |", rule)
+        for way, lead in leads.items():
+            title = f"{way} (the best criterion)" if way == best else way
+            yield f"| {title} | {' | '.join(interval(values) for values in lead.T)} |"
+        if best:
+            yield from _by_family(f"{name} minus {best}", files, leads[best], columns)
+        if WITH + name in curves:
+            yield from ("", f"| {WITH}{name} minus | {heads} |", rule)
+            for choice in (each for each in (CHOICE, WITH + CONTROL) if each in curves):
+                lead = (curves[WITH + name] - curves[choice])[:, :, TEST]
+                yield f"| {choice} | {' | '.join(interval(values) for values in lead.T)} |"
+            yield from _by_family(f"{WITH}{name} minus {CHOICE}", files, (curves[WITH + name] - curves[CHOICE])[:, :, TEST], columns)
+    if len(names) > 1 and _one_recipe([rivals[name] for name in names]):
+        each = f"mean of {', '.join(names)}"
+        alone = [(f"{each} minus {best}", [curves[name] - curves[best] for name in names])] if best else []
+        tried = [(f"{CHOICE} with each, {each}, minus {CHOICE}", [curves[WITH + name] - curves[CHOICE] for name in names])]
+        for title, leads in (*alone, *(tried if CHOICE in curves else ())):
+            lead = np.mean(leads, 0)[:, :, TEST]
+            yield from ("", f"| {title} | {heads} |", rule)
+            yield f"| all | {' | '.join(interval(values) for values in lead.T)} |"
+            yield from _by_family(title, files, lead, columns)
+
+
+def plot(page, curves, whole, speedups, repair, budget) -> str:
+    """Draws accuracy against speed-up on the test split; returns the line in Markdown that shows it.
+
+    Args:
+      page: path of the page; the plot goes into the folder `plots` beside it.
+      curves: as for `lead_tables`; controls of widths and ways with a control are left out.
+      whole: as for `lead_tables`.
+      speedups: MACs ratios.
+      repair: of all of these.
+      budget: epochs of fine-tuning.
+    """
+    path = page.parent / "plots" / f"{page.stem}-{repair}-{budget}.svg"
+    path.parent.mkdir(exist_ok=True)
+    shown = [way for way in curves if WIDTHS not in way and way not in (CONTROL, WITH + CONTROL)]
+    lines = {
+        way: [(1.0, whole / 100), *zip(speedups, curves[way][:, :-1, TEST].mean(0) / 100)] for way in reversed(shown)
+    }  # fmt: skip
+    title = f"Repair {repair}, {f'{budget} epochs' if budget else 'no fine-tuning'}, mean over {_nets(next(iter(curves.values())))}"
+    worst = min(accuracy for line in lines.values() for _, accuracy in line)
+    plot_accuracy_curves(path, lines, title=title, lowest=0.0 if worst < 0.6 else math.floor(10 * worst) / 10)
+    return f"![{title}: accuracy in % against speed-up](plots/{path.name})"
+
+
+def _one_recipe(rivals) -> bool:
+    """Whether metanetworks were made by commands that differ in the seed alone."""
+    return len({SEED.sub("", rival.card["command"]) for rival in rivals}) == 1
+
+
+def _by_family(title, files, lead, columns):
+    """Yields a table with a row for each family of a lead [nets, speed-ups and the objective]."""
+    yield from ("", f"| {title} | objective | worst speed-up |", "|---|---|---|")
+    for family in sorted({file.family for file in files}):
+        rows = lead[[file.family == family for file in files]]
+        worst = int(np.argmin(rows[:, :-1].mean(0)))
+        yield f"| {family}, {_nets(rows)} | {interval(rows[:, -1])} | {columns[worst]}: {interval(rows[:, worst])} |"
+
+
+def _nets(each) -> str:
+    return f"{len(each)} net{'' if len(each) == 1 else 's'}"
+
+
+def interval(points) -> str:
+    """Returns the mean of paired differences, in points, with its 95 % interval."""
+    found = paired(np.asarray(points) / 100)
+    low_high = found["interval"]
+    behind = "" if low_high is None else f" [{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
+    return f"{100 * found['mean']:+.1f}{behind}"
