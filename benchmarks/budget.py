@@ -35,14 +35,12 @@ SCRATCH = "from scratch"
 BASE = "group_l2"
 WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each network
     BASE: {"criterion": "group_l2", "metanetwork": None},
-    "group_l2, bn": {"criterion": "group_l2", "metanetwork": None, "repair": "bn"},
     "fisher": {"criterion": "fisher", "metanetwork": None},
     "group_l2_fisher": {"criterion": "group_l2_fisher", "metanetwork": None},
     "taylor": {"criterion": taylor, "metanetwork": None},
     "bn_scale": {"criterion": bn_scale, "metanetwork": None},
     "random": {"criterion": "random", "metanetwork": None},
     "universal, bn": {"criterion": "group_l2", "metanetwork": "universal", "repair": "bn"},
-    "universal": {"criterion": "group_l2", "metanetwork": "universal"},
     "the default of prune": {},
     "prune-aware before": {"prepare": "prune_aware", "prepare_epochs": BEFORE},
     "group norm before": {"prepare": "group_norm", "prepare_epochs": BEFORE},
@@ -50,9 +48,7 @@ WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each n
 }
 NOTES = {
     BASE: "and so on, these criteria: without a metanetwork, repaired by least squares, 15 epochs of fine-tuning",
-    "group_l2, bn": "the same with BatchNormalization estimated again in place of least squares",
     "universal, bn": "the metanetwork's weights and scores on top of group L2, BatchNormalization estimated again",
-    "universal": "its scores alone, repaired by least squares",
     "prune-aware before": f"10 epochs of prune-aware training, group L2, least squares, {EPOCHS - BEFORE} epochs",
     "group norm before": f"10 epochs with the published regulariser, group L2, least squares, {EPOCHS - BEFORE} epochs; both trainings "
     "with the settings that were tuned on digits ([the page](prune_aware.md))",
@@ -114,6 +110,7 @@ def main():
     command = f"python benchmarks/budget.py --out {options.out} --num-models {options.num_models} --speedup {options.speedup:g}"
     if options.ways != list(WAYS):
         command += " --ways " + " ".join(f'"{way}"' for way in options.ways)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     splits, log = load(DATA, batch_size=BATCH_SIZE), options.out.with_suffix(".jsonl")
     files = make_data_models(
         options.zoo, families=FAMILIES, data=[DATA], seeds=range(FIRST_SEED, FIRST_SEED + options.num_models), variants=VARIANTS

@@ -1,13 +1,17 @@
 """The rankings and the checks of `benchmarks/universal.py`."""
 
+import argparse
 import pathlib
+import re
 import sys
+import types
 
 import numpy as np
 import pytest
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import budget  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
 from tables import lead_tables, plot  # noqa: E402
@@ -117,3 +121,34 @@ def test_the_plot_lies_beside_the_page_that_shows_it(tmp_path):
     assert line.endswith("(plots/page-bn-15.svg)") and "15 epochs, mean over 1 net" in line
     drawn = (tmp_path / "plots" / "page-bn-15.svg").read_text(encoding="utf-8")
     assert drawn.count("<!-- group_l2 -->") == 1 and drawn.count("<!-- choice -->") == 1
+
+
+def test_budgets_are_compared_on_the_networks_that_all_ways_have_been_measured_on():
+    ways = ["group_l2", "from scratch"]
+    scores = {"plain_cnn-2--mnist_5k@14--1010.keras": (0.9, 0.8), "mlp-2--mnist_5k@14--1010.keras": (0.7, 0.65)}
+    lines = [
+        {"net": net, "way": way, "test": test, "unpruned": 0.97, "seconds": 5.0}
+        for net, tests in scores.items() for way, test in zip(ways, tests)
+    ]  # fmt: skip
+    lines.append({**lines[0], "net": "mlp-3--mnist_5k@14--1011.keras"})
+    options = argparse.Namespace(ways=ways, speedup=8.0, num_models=2)
+    page = budget.report(lines, options, "python benchmarks/budget.py")
+    assert "| 2 nets, unpruned 97.0 | accuracy | minus group_l2 | mlp | plain_cnn | seconds |" in page
+    assert "| group_l2 | 80.0 |  | 70.0 | 90.0 | 5 |" in page
+    assert re.search(r"\| from scratch \| 72\.5 \| -7\.5 \[.*\] \| 65\.0 \| 80\.0 \| 5 \|", page)
+    assert "Made by `python benchmarks/budget.py`." in page and "**taylor**" not in page
+
+
+def test_from_scratch_trains_the_widths_that_group_l2_leaves(monkeypatch):
+    model, rng = plain_cnn((8, 8, 1), 3, widths=(8, 12), depth=1), np.random.default_rng(0)
+    y = rng.integers(0, 3, 96)
+    x = rng.normal(0, 0.1, (96, 8, 8, 1)).astype(np.float32)
+    x += (np.arange(8) < 2 * y[:, None] + 2)[:, :, None, None]  # a class is a number of bright rows
+    splits = types.SimpleNamespace(train=tf.data.Dataset.from_tensor_slices((x, y)).batch(64))
+    monkeypatch.setattr(budget, "STEPS", 200)
+    small = budget.made(model, splits, "from scratch", 2.0, 5, 0)
+    plan = make_plan(trace_model(model), speedup=2.0, step=1.0)
+    wanted = budget.rebuild_model(trace_model(model), plan)
+    assert [weight.shape for weight in small.weights] == [weight.shape for weight in wanted.weights]
+    assert not np.allclose(small.get_weights()[0], wanted.get_weights()[0])
+    assert np.mean(small(x).numpy().argmax(1) == y) > 0.9
