@@ -48,6 +48,7 @@ def cards():
             f"{config['hidden']}. Data models: {card['seconds']['data_models']:,} s, meta-training: "
             f"{card['seconds']['meta_training']:,} s. Made by:",
             f"    {card['command']}",
+            *([card["remark"]] if "remark" in card else []),
             f"Measured: {measured['what']}. Unpruned {100 * unpruned['mean']:.1f} ± {100 * unpruned['std']:.1f}.",
             "\n".join(rows),
         ]

@@ -17,7 +17,10 @@ Model = Annotated[pathlib.Path, typer.Argument(help="A saved model of Keras 3 or
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone, and JSON if asked for.")]
-Data = Annotated[str | None, typer.Option(help="Data set: 'digits' or a name of tensorflow_datasets.", show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Data set: 'digits', another name, or a path: images in folders, .npz, .csv or .tsv.", show_default=False),
+]
 DataDir = Annotated[
     pathlib.Path | None,
     typer.Option(help="Folder of prepared data sets.", show_default="TFDS_DATA_DIR, else ~/tensorflow_datasets"),
