@@ -9,6 +9,7 @@ page as JSON lines, so that an interrupted run goes on.
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -145,6 +146,7 @@ class Bench:
         self.folder, self.log, self._prepared = folder, log, {}
         self.files = [file for file in split_zoo(zoo, data=DATA) if file.seed < NUM_SEEDS]
         judged = [file for file in split_zoo(zoo, data=DATA, held_out=True) if file.seed in HELD_OUT]
+        self.zoo = hashlib.sha256("".join(file.digest(zoo) for file in (*self.files, *judged)).encode()).hexdigest()[:8]
         self.judges = load_judges(zoo, judged)
         self._models = [file.load(zoo) for file in self.files]
         datasets = {file.data: load(file.data, batch_size=BATCH_SIZE).train for file in self.files}
@@ -158,9 +160,9 @@ class Bench:
         return [model for model, file in zip(self._prepared[key], self.files) if file.seed < num_seeds]
 
     def lines(self):
-        """Returns what was measured: case (None: the criterion it starts from) -> line."""
+        """Returns what was measured with this zoo: case (None: the criterion it starts from) -> line."""
         lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ()
-        return {line["case"]: line for line in lines}
+        return {line["case"]: line for line in lines if line.get("zoo") == self.zoo}
 
     def run(self, name):
         """Trains a case and judges it, if that has not been done; None for the criterion."""
@@ -178,7 +180,7 @@ class Bench:
         for judge in self.judges:
             made = generated(judge, metanet)
             rows.append([accuracies(judge, made, speedup=speedup)[0] for speedup in SPEEDUPS])
-        line = {"case": name, "accuracy": rows, "unpruned": [judge.unpruned for judge in self.judges]}
+        line = {"case": name, "zoo": self.zoo, "accuracy": rows, "unpruned": [judge.unpruned for judge in self.judges]}
         append_line(self.log, {**line, "parameters": parameters})
 
     def report(self, command) -> str:

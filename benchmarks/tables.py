@@ -1,7 +1,6 @@
 """Tables and plots of what universal.py and transfer.py measure: accuracies of ways to prune, and the leads of metanetworks."""
 
 import math
-import re
 
 import numpy as np
 from rivals import CRITERIA
@@ -14,7 +13,8 @@ CHOICE = "choice"  # of `prune` between the criteria that are tried by default, 
 WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
 CONTROL = "fisher"
 VALIDATION, TEST = 0, 1  # along the last axis of a curve
-SEED = re.compile(r" --seed \d+")
+LEFT_OUT, SEEN = "left_out", "seen"  # of transfer.py: trained without the family that is measured, and with it
+COMPARED = (LEFT_OUT, SEEN), (WITH + LEFT_OUT, WITH + SEEN)
 
 
 def lead_tables(curves, files, whole, speedups, rivals):
@@ -27,7 +27,7 @@ def lead_tables(curves, files, whole, speedups, rivals):
       speedups: MACs ratios.
       rivals: name -> `Rival`, the metanetworks.
     """
-    columns = [*(f"{speedup:g}x" for speedup in speedups), "objective"]
+    columns = _columns(speedups)
     heads, rule = " | ".join(columns), f"|---|{'---|' * len(columns)}"
     yield from (f"| {_nets(files)}, unpruned {whole:.1f} | {heads} |", rule)
     for way, curve in curves.items():
@@ -54,12 +54,13 @@ def lead_tables(curves, files, whole, speedups, rivals):
     if len(names) > 1 and _one_recipe([rivals[name] for name in names]):
         each = f"mean of {', '.join(names)}"
         alone = [(f"{each} minus {best}", [curves[name] - curves[best] for name in names])] if best else []
-        tried = [(f"{CHOICE} with each, {each}, minus {CHOICE}", [curves[WITH + name] - curves[CHOICE] for name in names])]
-        for title, leads in (*alone, *(tried if CHOICE in curves else ())):
-            lead = np.mean(leads, 0)[:, :, TEST]
-            yield from ("", f"| {title} | {heads} |", rule)
-            yield f"| all | {' | '.join(interval(values) for values in lead.T)} |"
-            yield from _by_family(title, files, lead, columns)
+        with_each = [curves[WITH + name] - curves[CHOICE] for name in names] if CHOICE in curves else []
+        tried = [(f"{CHOICE} with each, {each}, minus {CHOICE}", with_each)] if with_each else []
+        for title, leads in (*alone, *tried):
+            yield from _lead_table(title, files, np.mean(leads, 0)[:, :, TEST], speedups)
+    pairs = [(ours, theirs) for ours, theirs in COMPARED if ours in curves and theirs in curves]
+    for ours, theirs in pairs:
+        yield from _lead_table(f"{ours} minus {theirs}", files, (curves[ours] - curves[theirs])[:, :, TEST], speedups)
 
 
 def plot(page, curves, whole, speedups, repair, budget) -> str:
@@ -67,7 +68,7 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
 
     Args:
       page: path of the page; the plot goes into the folder `plots` beside it.
-      curves: as for `lead_tables`; controls of widths and ways with a control are left out.
+      curves: as for `lead_tables`; controls of widths, and the choice with a control, are left out.
       whole: as for `lead_tables`.
       speedups: MACs ratios.
       repair: of all of these.
@@ -75,7 +76,7 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
     """
     path = page.parent / "plots" / f"{page.stem}-{repair}-{budget}.svg"
     path.parent.mkdir(exist_ok=True)
-    shown = [way for way in curves if WIDTHS not in way and way not in (CONTROL, WITH + CONTROL)]
+    shown = [way for way in curves if WIDTHS not in way and way != WITH + CONTROL]
     lines = {
         way: [(1.0, whole / 100), *zip(speedups, curves[way][:, :-1, TEST].mean(0) / 100)] for way in reversed(shown)
     }  # fmt: skip
@@ -86,8 +87,24 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
 
 
 def _one_recipe(rivals) -> bool:
-    """Whether metanetworks were made by commands that differ in the seed alone."""
-    return len({SEED.sub("", rival.card["command"]) for rival in rivals}) == 1
+    """Whether metanetworks were trained on the same networks in the same way, but for the seed."""
+
+    def recipe(card):
+        return {**card.get("training", {}), "seed": None}, card.get("config"), card.get("data_models")
+
+    return all(recipe(rival.card) == recipe(rivals[0].card) for rival in rivals)
+
+
+def _columns(speedups):
+    return [*(f"{speedup:g}x" for speedup in speedups), "objective"]
+
+
+def _lead_table(title, files, lead, speedups):
+    """Yields a table of a lead [nets, speed-ups and the objective], and one by family."""
+    columns = _columns(speedups)
+    yield from ("", f"| {title} | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}")
+    yield f"| all | {' | '.join(interval(values) for values in lead.T)} |"
+    yield from _by_family(title, files, lead, columns)
 
 
 def _by_family(title, files, lead, columns):

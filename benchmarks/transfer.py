@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from rivals import FIRST_SEED, SETTINGS, VARIANTS, load_rivals
-from tables import lead_tables, plot
+from tables import LEFT_OUT, SEEN, lead_tables, plot
 from universal import DEFAULTS, Bench, num_examples
 
 from tfmetaprune.metanet import MetaNetConfig
@@ -28,7 +28,6 @@ from tfmetaprune.metatrain.trainer import MetaTraining
 
 UNSEEN_SETTINGS = "five families, unseen data", "two more families, unseen data"
 ZOO_DATA, ZOO_SEEDS = ("digits", "ucr/JapaneseVowels_eq", "ucr/OSULeaf"), range(16)  # as `make universal`
-LEFT_OUT, SEEN = "left_out", "seen"  # trained without the family, and with it
 WAYS = "group_l2", "group_l2_fisher", LEFT_OUT, SEEN
 
 
@@ -38,10 +37,15 @@ def trained(zoo, folder, name, families, steps, seed) -> pathlib.Path:
     if not path.exists():
         settings = MetaTraining(steps, perturbation=0.05, patience=0, seed=seed)
         meta_train_on_zoo(
-            folder, zoo, name=name, families=families, num_validation=0, settings=settings, config=MetaNetConfig(fisher_weight=1.0),
-            resume=True, progress=lambda what, done, total: None if done % 100 else print(f"{folder}: {done}/{total}", flush=True),
+            folder, zoo, name=name, families=families, data=ZOO_DATA, num_validation=0, settings=settings,
+            config=MetaNetConfig(fisher_weight=1.0), resume=True, progress=lambda _, done, total: _tell(folder, done, total),
         )  # fmt: skip
     return path
+
+
+def _tell(folder, done, total):
+    if done % 100 == 0:
+        print(f"{folder}: {done}/{total}", flush=True)
 
 
 def unseen(folder, num_models) -> dict[str, list]:
@@ -83,8 +87,8 @@ def report(benches, files, options, command) -> str:
         curves = {way: np.concatenate([each[way] for each in found]) for way in found[0]}
         whole = first.unpruned(done, every)
         lines += ["", f"## Repair {repair}, no fine-tuning", ""]
-        lines += lead_tables(curves, every, whole, options.speedups, first.rivals)
-        lines += ["", plot(options.out, curves, whole, options.speedups, repair, 0)]
+        lines += lead_tables(curves, every, whole, first.speedups, first.rivals)
+        lines += ["", plot(options.out, curves, whole, first.speedups, repair, 0)]
     return "\n".join([*lines, "", f"Made by `{command}`.", ""])
 
 
@@ -113,19 +117,20 @@ def main():
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     make_data_models(options.zoo, data=ZOO_DATA, seeds=ZOO_SEEDS)
-    seen = trained(options.zoo, options.folder / SEEN, SEEN, None, options.steps, options.seed)
+    folder = options.folder / f"{options.steps}-{options.seed}"
+    seen = trained(options.zoo, folder / SEEN, SEEN, None, options.steps, options.seed)
     benches = {}
     for family in options.families:
         others = [name for name in FAMILIES if name != family]
-        path = trained(options.zoo, options.folder / family, LEFT_OUT, others, options.steps, options.seed)
-        benches[family] = Bench(options, load_rivals([path, seen]))
+        path = trained(options.zoo, folder / family, LEFT_OUT, others, options.steps, options.seed)
+        benches[family] = Bench(options, load_rivals([path, seen]), options.judged)
     files = unseen(options.judged, options.num_models)
-    for family, bench in benches.items():
-        for file in files[family]:
-            started = time.perf_counter()
-            bench.measure(options.judged, file)
-            options.out.write_text(report(benches, files, options, command), encoding="utf-8")
-            print(f"{file.file_name} measured in {time.perf_counter() - started:.0f} s", flush=True)
+    turns = sorted((file.seed, family, file) for family in benches for file in files[family])
+    for _, family, file in turns:
+        started = time.perf_counter()
+        benches[family].measure(file)
+        options.out.write_text(report(benches, files, options, command), encoding="utf-8")
+        print(f"{file.file_name} measured in {time.perf_counter() - started:.0f} s", flush=True)
     print(f"Written to {options.out}")
 
 

@@ -19,8 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from rankings import bn_scale, same_widths, taylor
 from rivals import CRITERIA, FIRST_SEED, SETTINGS, VARIANTS, described, files_of, load_rivals
-from tables import CHOICE, CONTROL, WIDTHS, WITH, lead_tables, plot
+from tables import CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 
+from tfmetaprune._keras import keras
 from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
@@ -42,8 +43,8 @@ from tfmetaprune.pruning.plan import SMALL_STEP
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
 DEFAULTS = {"num_models": 5, "speedups": SPEEDUPS, "budgets": [0], "repairs": REPAIRS, "ways": None}
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
-KEY = ("net", "way", "weights", "repair", "speedup", "budget")
-VALIDATION, TEST, ERROR = 0, 1, 2  # places in what `Bench.lines` tells of a key
+KEY = ("net", "digest", "way", "weights", "repair", "speedup", "budget")
+ERROR = 2  # its place, beside VALIDATION and TEST, in what `Bench.lines` tells of a key
 
 
 class Net:
@@ -56,6 +57,7 @@ class Net:
     """
 
     def __init__(self, folder, file, rivals):
+        keras.utils.set_random_seed(file.seed)  # the order of the examples follows it
         (self.judge,) = load_judges(folder, [file])
         self.test, self.seed, self.rivals = dataset_arrays(load(file.data).test), file.seed, rivals
         self.generated = functools.cache(lambda name: generated(self.judge, rivals[name].metanet))
@@ -116,11 +118,15 @@ class Bench:
     Args:
       options: of the command line.
       rivals: name -> `Rival`.
+      folder: of the networks.
     """
 
-    def __init__(self, options, rivals):
-        self.rivals, self.log = rivals, options.out.with_suffix(".jsonl")
-        self.command = f"python benchmarks/universal.py --out {options.out} --metanetworks {' '.join(rivals)}"
+    def __init__(self, options, rivals, folder):
+        self.rivals, self.folder, self.log = rivals, folder, options.out.with_suffix(".jsonl")
+        self.digest = functools.cache(lambda file: file.digest(folder))
+        self.command = f"python benchmarks/universal.py --out {options.out}"
+        if getattr(options, "metanetworks", None):
+            self.command += f" --metanetworks {' '.join(options.metanetworks)}"
         for name in ("num_models", "speedups", "budgets", "repairs", "ways"):
             value = getattr(options, name)
             if value is not None and value != DEFAULTS[name]:
@@ -142,11 +148,15 @@ class Bench:
     def key(self, file, way, repair, speedup, budget) -> tuple:
         """Returns the values of KEY."""
         rival = self.rivals.get(way.partition(WIDTHS)[0])
-        return file.file_name, way, rival and rival.digest, repair, float(speedup), budget
+        return file.file_name, self.digest(file), way, rival and rival.digest, repair, float(speedup), budget
+
+    def unpruned_key(self, file) -> tuple:
+        """Returns the values of KEY for the network as it is."""
+        return file.file_name, self.digest(file), *UNPRUNED
 
     def keys(self, file) -> list:
         """Returns all keys of a network."""
-        return [(file.file_name, *UNPRUNED)] + [
+        return [self.unpruned_key(file)] + [
             self.key(file, way, repair, speedup, budget)
             for way in self.ways for repair in self.repairs for speedup in self.speedups for budget in self.budgets
         ]  # fmt: skip
@@ -155,18 +165,18 @@ class Bench:
         """Returns what was measured: key -> (validation, test, error of the outputs, infinite where out of reach)."""
         done = {}
         for line in map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ():
-            key = tuple(line[name] for name in KEY)
-            if "error" in line or key[1:] == UNPRUNED:
+            key = tuple(line.get(name) for name in KEY)
+            if "error" in line or key[2:] == UNPRUNED:
                 error = line.get("error")
                 done[key] = line["validation"], line["test"], np.inf if error is None else error
         return done
 
-    def measure(self, folder, file):
+    def measure(self, file):
         """Appends a line for everything of one network that is missing."""
         done = self.lines()
         if all(key in done for key in self.keys(file)):
             return
-        net, started = Net(folder, file, self.rivals), time.perf_counter()
+        net, started = Net(self.folder, file, self.rivals), time.perf_counter()
 
         def record(key, scores):
             nonlocal started
@@ -174,8 +184,8 @@ class Bench:
             append_line(self.log, {**dict(zip(KEY, key)), **scores, "seconds": round(now - started, 2)})
             started = now
 
-        if (file.file_name, *UNPRUNED) not in done:
-            record((file.file_name, *UNPRUNED), net.accuracies(net.judge.trace.model))
+        if self.unpruned_key(file) not in done:
+            record(self.unpruned_key(file), net.accuracies(net.judge.trace.model))
         for way in self.ways:
             for repair in self.repairs:
                 for speedup in self.speedups:
@@ -191,14 +201,14 @@ class Bench:
             for file in files:
                 found = [[done[self.key(file, each, repair, speedup, budget)] for each in tried] for speedup in self.speedups]
                 row = np.array([min(each, key=lambda measured: measured[ERROR])[:ERROR] for each in found])
-                whole = done[file.file_name, *UNPRUNED]
+                whole = done[self.unpruned_key(file)]
                 rows.append([*row, [area(self.speedups, row[:, split], whole[split]) for split in (VALIDATION, TEST)]])
             curves[way] = 100 * np.array(rows)
         return curves
 
     def unpruned(self, done, files) -> float:
         """Returns the mean accuracy of networks as they are, in % on test."""
-        return 100 * np.mean([done[file.file_name, *UNPRUNED][TEST] for file in files])
+        return 100 * np.mean([done[self.unpruned_key(file)][TEST] for file in files])
 
     def report(self, settings) -> str:
         """Returns the tables in Markdown, of the networks that are complete; `settings`: name -> files."""
@@ -229,7 +239,7 @@ class Bench:
                 "metanetwork" if way == name else way: curve[:, :-1, TEST] / 100
                 for way, curve in self.curves(done, files, repair, 0).items() if way in (*CRITERIA, name)
             }  # fmt: skip
-            unpruned = [done[file.file_name, *UNPRUNED][TEST] for file in files]
+            unpruned = [done[self.unpruned_key(file)][TEST] for file in files]
             by_setting[setting] = Curve(tuple(self.speedups), accuracy, unpruned, baselines=CRITERIA).summary()
         what = f"accuracy on the test split right after pruning and the repair {repair}, no fine-tuning"
         return {"what": what, **by_setting.pop("all"), "by_setting": by_setting}
@@ -265,10 +275,10 @@ class Bench:
             )
         yield ""
         for name, rival in self.rivals.items():
-            trained, stopped = (described(files_of(rival.card, kind)) for kind in ("trained_on", "validated_on"))
+            trained, judged = (files_of(rival.card, kind) for kind in ("trained_on", "validated_on"))
+            chosen = f"the best state of its training was chosen by {described(judged)}. " if judged else ""
             yield (
-                f"Metanetwork {name!r}, on top of group_l2: trained on {trained}; its training was stopped by {stopped}. "
-                f"Made by `{rival.card['command']}`."
+                f"Metanetwork {name!r}, on top of group_l2: trained on {described(trained)}; {chosen}Made by `{rival.card['command']}`."
             )
             yield ""
 
@@ -307,13 +317,15 @@ def main():
     parser.add_argument("--ways", nargs="+", help="only these criteria, metanetworks and controls")
     parser.add_argument("--write-cards", action="store_true", help="put what was measured behind the first repair into the cards")
     options = parser.parse_args()
-    bench = Bench(options, load_rivals(options.metanetworks))
+    if options.write_cards and 0 not in options.budgets:
+        raise ArgumentError("--write-cards: expected budget 0, which cards tell of, among --budgets. Add it.")
+    bench = Bench(options, load_rivals(options.metanetworks), options.zoo)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = make_networks(options.zoo, options.settings, options.num_models)
     turns = sorted((file.seed, place, file) for place, files in enumerate(settings.values()) for file in files)
     for done, (_, _, file) in enumerate(turns, 1):
         started = time.perf_counter()
-        bench.measure(options.zoo, file)
+        bench.measure(file)
         options.out.write_text(bench.report(settings), encoding="utf-8")
         print(f"{file.file_name} measured in {time.perf_counter() - started:.0f} s ({done}/{len(turns)})", flush=True)
     print(f"Written to {options.out}")

@@ -186,6 +186,8 @@ def test_selection_is_kept_and_pairs_by_model(judge, tmp_path, monkeypatch):
     assert select(metanets, judges, tmp_path, **options) == result and len(calls) == 9
     select({"good": metanets["good"]}, judges, tmp_path, **{**options, "budgets": (0, 3)})
     assert len(calls) == 15  # the new budget alone
+    select(metanets, [judge._replace(x=judge.x[:-1], y=judge.y[:-1]) for judge in judges], tmp_path, **options)
+    assert len(calls) == 24  # on another split everything
     values = {(j.name, way, "bn", 0, 12.0): 0.5 for j in judges for way in (NONE, "good")}
     assert summarize(values, judges, (NONE, "good"), ("bn",), (0,), [12.0])["winner"] == NONE
     with pytest.raises(ArgumentError, match="no metanetwork called 'none'"):

@@ -1,10 +1,11 @@
 """The rankings and the checks of `benchmarks/universal.py`."""
 
 import argparse
+import json
 import pathlib
 import re
 import sys
-import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import budget  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
 from tables import lead_tables, plot  # noqa: E402
+from universal import KEY, UNPRUNED, Bench  # noqa: E402
 
 from tfmetaprune._keras import keras, tf  # noqa: E402
 from tfmetaprune.errors import ArgumentError  # noqa: E402
@@ -101,7 +103,7 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
         group_l2=[[90, 80, 85], [70, 60, 65]], a=[[91, 82, 87], [70, 61, 66]], b=[[93, 80, 87], [72, 65, 68]],
         choice=[[90, 80, 85], [70, 60, 65]], choice_with_a=[[91, 82, 87], [70, 60, 65]], choice_with_b=[[91, 80, 86], [70, 62, 67]],
     )  # fmt: skip
-    rivals = {name: Rival(None, {"command": f"train --seed {seed} --steps 5"}, name) for seed, name in enumerate("ab")}
+    rivals = {name: Rival(None, {"training": {"seed": seed, "steps": 5}}, name) for seed, name in enumerate("ab")}
     lines = list(lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
     assert lines[0] == "| 2 nets, unpruned 97.0 | 2x | 4x | objective |"
     assert "| a | 80.5 | 71.5 | 76.5 |" in lines
@@ -111,7 +113,7 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
     tried = lines[lines.index("| choice with each, mean of a, b, minus choice | 2x | 4x | objective |") :]
     assert tried[2].startswith("| all | +0.5 [") and tried[2].split(" | ")[2].startswith("+1.0 [")
     assert tried[-2:] == ["| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
-    rivals["b"].card["command"] = "train --seed 1 --steps 6"
+    rivals["b"].card["training"] = {"seed": 1, "steps": 6}
     assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
 
 
@@ -132,7 +134,7 @@ def test_budgets_are_compared_on_the_networks_that_all_ways_have_been_measured_o
     ]  # fmt: skip
     lines.append({**lines[0], "net": "mlp-3--mnist_5k@14--1011.keras"})
     options = argparse.Namespace(ways=ways, speedup=8.0, num_models=2)
-    page = budget.report(lines, options, "python benchmarks/budget.py")
+    page = budget.report(lines, [*scores, "mlp-3--mnist_5k@14--1011.keras"], options, "python benchmarks/budget.py")
     assert "| 2 nets, unpruned 97.0 | accuracy | minus group_l2 | mlp | plain_cnn | seconds |" in page
     assert "| group_l2 | 80.0 |  | 70.0 | 90.0 | 5 |" in page
     assert re.search(r"\| from scratch \| 72\.5 \| -7\.5 \[.*\] \| 65\.0 \| 80\.0 \| 5 \|", page)
@@ -144,11 +146,59 @@ def test_from_scratch_trains_the_widths_that_group_l2_leaves(monkeypatch):
     y = rng.integers(0, 3, 96)
     x = rng.normal(0, 0.1, (96, 8, 8, 1)).astype(np.float32)
     x += (np.arange(8) < 2 * y[:, None] + 2)[:, :, None, None]  # a class is a number of bright rows
-    splits = types.SimpleNamespace(train=tf.data.Dataset.from_tensor_slices((x, y)).batch(64))
+    train, starts, run = tf.data.Dataset.from_tensor_slices((x, y)).batch(64), [], budget.Training.run
+
+    def recorded(self, start, *arguments):
+        starts.append(start.get_weights())
+        run(self, start, *arguments)
+
     monkeypatch.setattr(budget, "STEPS", 200)
-    small = budget.made(model, splits, "from scratch", 2.0, 5, 0)
+    monkeypatch.setattr(budget.Training, "run", recorded)
+    small = budget.made(model, train, "from scratch", 2.0, 5, 0)
     plan = make_plan(trace_model(model), speedup=2.0, step=1.0)
     wanted = budget.rebuild_model(trace_model(model), plan)
     assert [weight.shape for weight in small.weights] == [weight.shape for weight in wanted.weights]
-    assert not np.allclose(small.get_weights()[0], wanted.get_weights()[0])
+    assert not np.allclose(starts[0][0], wanted.get_weights()[0])
+    monkeypatch.setattr(budget, "STEPS", 1)
+    budget.made(model, train, "from scratch", 2.0, 1, 0)
+    assert all(np.array_equal(first, second) for first, second in zip(*starts, strict=True))
     assert np.mean(small(x).numpy().argmax(1) == y) > 0.9
+
+
+def _save(folder, file, weights):
+    with zipfile.ZipFile(folder / file.file_name, "w") as archive:
+        archive.writestr("model.weights.h5", weights)
+
+
+def test_the_choice_takes_the_smallest_error_and_lines_serve_the_network_they_are_of(tmp_path):
+    file = DataModelFile("mlp", 2, "digits", 1010)
+    _save(tmp_path, file, "some weights")
+    options = argparse.Namespace(
+        out=tmp_path / "page.md", metanetworks=["u"], num_models=1, speedups=[4.0, 2.0], budgets=[0], repairs=["bn"],
+        ways=["group_l2", "group_l2_fisher", "u"], settings=["five families, data that metanetworks train on"],
+    )  # fmt: skip
+    bench = Bench(options, {"u": Rival(None, {"command": "train"}, "abcd")}, tmp_path)
+    scores = {"group_l2": (0.7, 0.5), "group_l2_fisher": (0.8, 0.4), "u": (0.9, None)}  # accuracy, and error at 2x; u cannot reach 4x
+    keys = bench.keys(file)
+    assert len(keys) == 7 and keys[0] == (file.file_name, file.digest(tmp_path), *UNPRUNED)
+    for key in keys:
+        line = dict(zip(KEY, key))
+        way, speedup = line["way"], line["speedup"]
+        if way == "unpruned":
+            found = {"validation": 0.95, "test": 0.9}
+        else:
+            value, error = (0.0, None) if (way, speedup) == ("u", 4.0) else scores[way]
+            found = {"validation": value, "test": value, "error": 0.3 if (way, speedup) == ("u", 2.0) else error}
+        with bench.log.open("a", encoding="utf-8") as log:
+            print(json.dumps({**line, **found}), file=log)
+    done = bench.lines()
+    assert all(key in done for key in keys)
+    curves = bench.curves(done, [file], "bn", 0)
+    assert curves["choice"][0, :2, 1].tolist() == [80.0, 80.0]
+    assert curves["choice with u"][0, :2, 1].tolist() == [90.0, 80.0]
+    assert curves["u"][0, -1, 1] == pytest.approx(100 * ((0.9 + 0.9) / 2 + (0.9 + 0.0) / 2) / 2)
+    assert "choice with u" in bench.report({"mine": [file]}) and "--metanetworks u" in bench.command
+    _save(tmp_path, file, "others")
+    other = Bench(options, bench.rivals, tmp_path)
+    assert not any(key in done for key in other.keys(file))
+    assert "1 net" not in other.report({"mine": [file]})

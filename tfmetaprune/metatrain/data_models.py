@@ -3,11 +3,13 @@
 What is traced for an architecture is used for all its seeds: the weights are put in, trained, and taken out again.
 """
 
+import hashlib
 import json
 import math
 import pathlib
 import re
 import time
+import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,6 +66,11 @@ class DataModelFile(NamedTuple):
             return None
         family, variant, data, seed = match.groups()
         return DataModelFile(family, int(variant), data.replace("@", "/"), int(seed))
+
+    def digest(self, folder) -> str:
+        """Returns a few letters that tell the weights apart from those of another file of this name."""
+        with zipfile.ZipFile(pathlib.Path(folder) / self.file_name) as archive:
+            return hashlib.sha256(archive.read("model.weights.h5")).hexdigest()[:8]
 
     def load(self, folder):
         """Loads the model from the folder of its zoo, named after its file."""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -217,7 +218,8 @@ def select(
             made = None
             for repair in repairs:
                 for speedup in speedups:
-                    keys = [(judge.name, digest(judge.trace.model), names[name], repair, speedup, epochs, seed) for epochs in budgets]
+                    what = judge.name, digest(judge.trace.model), zlib.crc32(np.ascontiguousarray(judge.x)), names[name]
+                    keys = [(*what, repair, speedup, epochs, seed) for epochs in budgets]
                     left = [epochs for epochs, key in zip(budgets, keys) if key not in done]
                     if left:
                         started = time.perf_counter()

@@ -3,6 +3,7 @@
 # told apart by colour-blind people, too (Okabe and Ito, and two more)
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999", "#882255")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+_STYLES = ("-", "--", ":")  # once the colours are used up
 _GREY = "#555555"
 _TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -25,7 +26,8 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None, 
     for index, (label, curve) in enumerate(curves.items()):
         speedups, accuracies = zip(*curve)
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)], "zorder": 10 - index}
-        axes.plot(speedups, [100 * accuracy for accuracy in accuracies], label=label, linewidth=2, **style)
+        dashes = _STYLES[index // len(_COLORS) % len(_STYLES)]
+        axes.plot(speedups, [100 * accuracy for accuracy in accuracies], dashes, label=label, linewidth=2, **style)
     for index, (label, (speedup, accuracy)) in enumerate((points or {}).items()):
         axes.plot(
             speedup, 100 * accuracy, color=_COLORS[index % len(_COLORS)], marker=_MARKERS[index % len(_MARKERS)], markersize=11,
