@@ -40,6 +40,7 @@ from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
 from tfmetaprune.pruning import make_plan, scorer
 from tfmetaprune.pruning.plan import SMALL_STEP
 
+TITLE = "Metanetworks on networks they have not seen"
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}
 DEFAULTS = {"num_models": 5, "speedups": SPEEDUPS, "budgets": [0], "repairs": REPAIRS, "ways": None}
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
@@ -127,6 +128,8 @@ class Bench:
         self.command = f"python benchmarks/universal.py --out {options.out}"
         if getattr(options, "metanetworks", None):
             self.command += f" --metanetworks {' '.join(options.metanetworks)}"
+        self.title = getattr(options, "title", TITLE)
+        self.command += "" if self.title == TITLE else f' --title "{self.title}"'
         for name in ("num_models", "speedups", "budgets", "repairs", "ways"):
             value = getattr(options, name)
             if value is not None and value != DEFAULTS[name]:
@@ -217,7 +220,7 @@ class Bench:
             name: ready for name, files in settings.items()
             if (ready := [file for file in files if all(key in done for key in self.keys(file))])
         }  # fmt: skip
-        lines = ["# Metanetworks on networks they have not seen", "", *self.introduction(settings)]
+        lines = [f"# {self.title}", "", *self.introduction(settings)]
         if len(settings) > 1:
             settings["all of these"] = sum(settings.values(), [])
         for repair in self.repairs:
@@ -244,6 +247,28 @@ class Bench:
         what = f"accuracy on the test split right after pruning and the repair {repair}, no fine-tuning"
         return {"what": what, **by_setting.pop("all"), "by_setting": by_setting}
 
+    def explanations(self):
+        """Yields what the words in the tables mean."""
+        if "taylor" in self.ways:
+            yield (
+                "`taylor` is the squared gradient of the loss of a batch of 64 with respect to a unit's mask, mean over the batches, and "
+                "takes true labels."
+            )
+        if "bn_scale" in self.ways:
+            yield "`bn_scale` is |gamma|, and the unpruned network's group L2 where there is no BatchNormalization (mlp, vit)."
+        if self.choices:
+            yield (
+                f"*{CHOICE}* is what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
+                f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 "
+                f"inputs without labels; *{WITH.strip()}* a metanetwork, or `fisher` as a control, has that as one more to choose from; with "
+                "`universal` it is the default."
+            )
+        if any(WIDTHS in way for way in self.ways):
+            yield (
+                "A metanetwork's *widths* are what each layer keeps with it, filled with channels in another order, with the original's "
+                "weights."
+            )
+
     def introduction(self, settings):
         """Yields the lines before the tables."""
         yield (
@@ -251,15 +276,7 @@ class Bench:
             "or after the epochs of fine-tuning that are named; 0 where a speed-up is out of reach. *Objective*: the area under accuracy "
             "against the logarithm of the speed-up, from 1x on, as a mean accuracy. Criteria rank in one shot before least squares and "
             "in small steps otherwise, metanetworks in one shot always. Least squares fits the original's weights, so that a "
-            "metanetwork's scores alone count there. `taylor` is the squared gradient of the loss of a batch of 64 with respect to a "
-            "unit's mask, mean over the batches, and takes true labels; `bn_scale` is |gamma|, and the unpruned network's group L2 where "
-            "there is no BatchNormalization (mlp, vit). *choice* is "
-            "what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
-            f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 inputs "
-            "without labels; *choice with* a metanetwork, or with `fisher` as a control, has that as one more to choose from; with "
-            "`universal` it is the default. "
-            "A metanetwork's *widths* "
-            "are what each layer keeps with it, filled with channels in another order, with the original's weights."
+            "metanetwork's scores alone count there." + "".join(f" {text}" for text in self.explanations())
         )
         yield ""
         yield (
@@ -308,6 +325,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--metanetworks", nargs="*", default=[], help="names of shipped ones, or paths")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/universal.md"))
+    parser.add_argument("--title", default=TITLE, help="of the page")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="where the networks are kept")
     parser.add_argument("--num-models", type=int, default=DEFAULTS["num_models"], help="networks of each family and data set")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
