@@ -28,6 +28,7 @@ from tfmetaprune.metatrain.command import BATCH_SIZE, HELD_OUT_SEED
 from tfmetaprune.metatrain.evaluate import SPEEDUPS
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays, make_zoo
 from tfmetaprune.pruning import make_plan, rebuild_model, repair_model
+from tfmetaprune.report.plots import plot_accuracy_curves
 from tfmetaprune.trace import trace_model
 
 CRITERIA = ("group_l2", "fisher", "random")
@@ -36,6 +37,10 @@ SEARCHED, DEFAULT = "group_l2 and a search", "the default of prune"  # behind le
 SEARCH_STEPS = 100
 REPAIRS = (None, "data_free", "bn", "least_squares")
 STEPS = {"small steps": None, "one shot": 1.0}
+PLOTTED = (  # criterion, repair
+    (DEFAULT, "least_squares"), ("group_l2", "least_squares"), (METANETWORK, "bn"), ("group_l2", "bn"), ("group_l2", "data_free"),
+    ("group_l2", None),
+)  # fmt: skip
 COLUMNS = ("seed", "criterion", "repair", "steps", "speedup")
 
 
@@ -86,14 +91,15 @@ def measure(seed, model, splits, speedups, done, log):
         print(f"seed {seed}: {speedup:g}x done", flush=True)
 
 
-def table(lines, speedups) -> str:
-    """Returns the table in Markdown."""
+def table(lines, speedups, page) -> str:
+    """Returns what stands in `page`, in Markdown, and draws the plot that it shows."""
     cells, seconds = collections.defaultdict(dict), collections.defaultdict(list)
     for line in lines:
         key = line["criterion"], line["repair"], line["speedup"]
         cells[key].setdefault(line["steps"], []).append((line["validation"], line["test"]))
         seconds[line["criterion"] if line["criterion"] in (SEARCHED, DEFAULT) else line["repair"]].append(line["seconds"])
     whole = 100 * np.array(cells["unpruned", None, 1.0]["one shot"])
+    plot, plotted = page.parent / "plots" / f"{page.stem}.svg", {}
     rows = [
         f"| accuracy in % on test, {len(whole)} held-out nets | {' | '.join(f'{speedup:g}x' for speedup in speedups)} |",
         f"|---|{'---|' * len(speedups)}",
@@ -103,8 +109,14 @@ def table(lines, speedups) -> str:
             columns = [cells[criterion, repair, speedup] for speedup in speedups]
             best = max(columns[0], key=lambda steps, columns=columns: np.mean([np.mean(cell[steps], 0)[0] for cell in columns]))
             scores = [100 * np.array(cell[best])[:, 1] for cell in columns]
+            if (criterion, repair) in PLOTTED:
+                means = [(speedup, score.mean() / 100) for speedup, score in zip(speedups, scores)]
+                plotted[criterion, repair] = [(1.0, whole[:, 1].mean() / 100), *means]
             row = [f"{score.mean():.1f} ± {score.std(ddof=1) if len(score) > 1 else 0:.1f}" for score in scores]
             rows.append(f"| {criterion}, {repair or 'no repair'}{'' if best == 'one shot' else ' *'} | {' | '.join(row)} |")
+    plot.parent.mkdir(exist_ok=True)
+    title = f"Right after pruning and repair, mean over {len(whole)} networks"
+    plot_accuracy_curves(plot, {f"{key[0]}, {key[1] or 'no repair'}": plotted[key] for key in PLOTTED}, title=title)
     costs = ", ".join(f"{repair} {np.median(seconds[repair]):.1f}" for repair in REPAIRS if repair is not None)
     return "\n".join([
         "# Accuracy without fine-tuning", "",
@@ -114,6 +126,7 @@ def table(lines, speedups) -> str:
         "256 of them). Of a ranking in small steps (marked *) and in one shot, the one that is better in the mean over all "
         "speed-ups on the validation split; the figures are of the test split. The metanetwork's own weights count where there is no "
         "repair by least squares, which fits the original's.", "", *rows, "",
+        f"![{title}: accuracy in % against speed-up](plots/{plot.name})", "",
         "*The default of prune* is the one of group L2, group L2 with Fisher, and the metanetwork `universal` ([tables of its "
         "own](universal.md)) whose outputs stay nearest to the original's. The leads over group L2, net by net, standard errors in "
         "brackets:", "",
@@ -164,7 +177,7 @@ def main():
     done = {tuple(line[column] for column in COLUMNS) for line in lines()}
     for seed, model in zip(seeds, make_zoo(options.zoo, splits, seeds)):
         measure(seed, model, splits, options.speedups, done, log)
-    options.out.write_text(table([line for line in lines() if line["seed"] in seeds], options.speedups), encoding="utf-8")
+    options.out.write_text(table([line for line in lines() if line["seed"] in seeds], options.speedups, options.out), encoding="utf-8")
     print(f"Written to {options.out}")
 
 

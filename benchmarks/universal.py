@@ -260,8 +260,8 @@ class Bench:
             yield (
                 f"*{CHOICE}* is what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
                 f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 "
-                f"inputs without labels; *{WITH.strip()}* a metanetwork, or `fisher` as a control, has that as one more to choose from; with "
-                "`universal` it is the default."
+                f"inputs without labels; *{WITH.strip()}* a metanetwork, or `fisher` as a control, has that as one more to choose from; "
+                "with `universal` it is the default."
             )
         if any(WIDTHS in way for way in self.ways):
             yield (

@@ -21,7 +21,8 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None, 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    is_crowded = len(curves) + len(points or {}) > 4  # then the legend goes beside the lines
+    figure = Figure(figsize=(9 if is_crowded else 7, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, (label, curve) in enumerate(curves.items()):
         speedups, accuracies = zip(*curve)
@@ -47,5 +48,8 @@ def plot_accuracy_curves(path, curves, *, points=None, title=None, chance=None, 
     axes.set_title(title or "", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower left", framealpha=1, edgecolor="none").set_zorder(30)
+    if is_crowded:
+        figure.legend(loc="outside right upper", frameon=False)
+    else:
+        axes.legend(loc="lower left", framealpha=1, edgecolor="none").set_zorder(30)
     figure.savefig(path, dpi=150)
