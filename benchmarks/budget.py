@@ -16,9 +16,9 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from leads import interval
 from rankings import bn_scale, taylor
 from rivals import FIRST_SEED, VARIANTS
-from tables import interval
 
 from tfmetaprune import prune
 from tfmetaprune._keras import keras

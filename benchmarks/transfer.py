@@ -15,8 +15,8 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from leads import LEFT_OUT, SEEN, lead_tables, plot
 from rivals import FIRST_SEED, SETTINGS, VARIANTS, load_rivals
-from tables import LEFT_OUT, SEEN, lead_tables, plot
 from universal import DEFAULTS, Bench, num_examples
 
 from tfmetaprune.metanet import MetaNetConfig

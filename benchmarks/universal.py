@@ -17,9 +17,9 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from leads import CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 from rankings import bn_scale, same_widths, taylor
 from rivals import CRITERIA, FIRST_SEED, SETTINGS, VARIANTS, described, files_of, load_rivals
-from tables import CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 
 from tfmetaprune._keras import keras
 from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors

@@ -13,9 +13,9 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import budget  # noqa: E402
+from leads import lead_tables, plot  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
-from tables import lead_tables, plot  # noqa: E402
 from universal import KEY, UNPRUNED, Bench  # noqa: E402
 
 from tfmetaprune._keras import keras, tf  # noqa: E402
