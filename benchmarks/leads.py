@@ -13,11 +13,9 @@ CHOICE = "choice"  # of `prune` between the criteria that are tried by default, 
 WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
 CONTROL = "fisher"
 VALIDATION, TEST = 0, 1  # along the last axis of a curve
-LEFT_OUT, SEEN = "left_out", "seen"  # of transfer.py: trained without the family that is measured, and with it
-COMPARED = (LEFT_OUT, SEEN), (WITH + LEFT_OUT, WITH + SEEN)
 
 
-def lead_tables(curves, files, whole, speedups, rivals):
+def lead_tables(curves, files, whole, speedups, rivals, compared=()):
     """Yields the lines in Markdown of one setting.
 
     Args:
@@ -26,6 +24,7 @@ def lead_tables(curves, files, whole, speedups, rivals):
       whole: mean accuracy of the networks as they are, in % on the test split.
       speedups: MACs ratios.
       rivals: name -> `Rival`, the metanetworks.
+      compared: pairs of ways, whose difference gets tables of its own.
     """
     columns = _columns(speedups)
     heads, rule = " | ".join(columns), f"|---|{'---|' * len(columns)}"
@@ -58,8 +57,7 @@ def lead_tables(curves, files, whole, speedups, rivals):
         tried = [(f"{CHOICE} with each, {each}, minus {CHOICE}", with_each)] if with_each else []
         for title, leads in (*alone, *tried):
             yield from _lead_table(title, files, np.mean(leads, 0)[:, :, TEST], speedups)
-    pairs = [(ours, theirs) for ours, theirs in COMPARED if ours in curves and theirs in curves]
-    for ours, theirs in pairs:
+    for ours, theirs in compared:
         yield from _lead_table(f"{ours} minus {theirs}", files, (curves[ours] - curves[theirs])[:, :, TEST], speedups)
 
 

@@ -15,7 +15,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from leads import LEFT_OUT, SEEN, lead_tables, plot
+from leads import WITH, lead_tables, plot
 from rivals import FIRST_SEED, SETTINGS, VARIANTS, load_rivals
 from universal import DEFAULTS, Bench, num_examples
 
@@ -28,6 +28,8 @@ from tfmetaprune.metatrain.trainer import MetaTraining
 
 UNSEEN_SETTINGS = "five families, unseen data", "two more families, unseen data"
 ZOO_DATA, ZOO_SEEDS = ("digits", "ucr/JapaneseVowels_eq", "ucr/OSULeaf"), range(8)  # the kinds of `make universal`, half as many of each
+LEFT_OUT, SEEN = "left_out", "seen"  # trained without the family that is measured, and with it
+COMPARED = (LEFT_OUT, SEEN), (WITH + LEFT_OUT, WITH + SEEN)
 WAYS = "group_l2", "group_l2_fisher", LEFT_OUT, SEEN
 
 
@@ -87,7 +89,7 @@ def report(benches, files, options, command) -> str:
         curves = {way: np.concatenate([each[way] for each in found]) for way in found[0]}
         whole = first.unpruned(done, every)
         lines += ["", f"## Repair {repair}, no fine-tuning", ""]
-        lines += lead_tables(curves, every, whole, first.speedups, first.rivals)
+        lines += lead_tables(curves, every, whole, first.speedups, first.rivals, COMPARED)
         lines += ["", plot(options.out, curves, whole, first.speedups, repair, 0)]
     return "\n".join([*lines, "", f"Made by `{command}`.", ""])
 
