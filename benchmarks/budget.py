@@ -86,8 +86,11 @@ def made(model, train, way, speedup, epochs, seed):
     return prune(model, train, speedup=speedup, finetune=rest, seed=seed, **options).model
 
 
-def report(lines, names, options, command) -> str:
-    """Returns the page in Markdown, of those of the networks in `names` that all ways have been measured on."""
+def report(lines, names, sizes, options, command) -> str:
+    """Returns the page in Markdown, of those of the networks in `names` that all ways have been measured on.
+
+    `sizes` holds the number of examples of each split of the data.
+    """
     found = {(line["net"], line["way"]): line for line in lines}
     nets = [net for net in names if all((net, way) in found for way in options.ways)]
     families = sorted({net.partition("-")[0] for net in nets})
@@ -105,7 +108,6 @@ def report(lines, names, options, command) -> str:
         f"{ours} minus {theirs}: {interval(test[ours] - test[theirs])}."
         for ours, theirs in PAIRS if nets and ours in test and theirs in test
     ]  # fmt: skip
-    sizes = load(DATA).num_examples
     return "\n".join([
         "# At the same budget", "",
         f"Accuracy in % on the test split of {DATA} ({sizes['train']} examples to train on, {sizes['test']} to test on) at "
@@ -147,6 +149,7 @@ def main():
         found = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
         return [line for line in found if setting(line["net"]).items() <= line.items()]
 
+    sizes = load(DATA).num_examples
     for file in files:
         model, done = file.load(options.zoo), {(line["net"], line["way"]) for line in lines()}
         model._name = file.family  # tf_keras runs no model in a graph that has an @ in its name
@@ -164,7 +167,7 @@ def main():
                 line |= {name: accuracy(small, *dataset_arrays(getattr(splits, name))) for name in ("validation", "test")}
             append_line(log, {**line, "unpruned": accuracy(model, *dataset_arrays(splits.test))})
             print(f"{file.file_name}: {way} {line['test']:.3f} in {line['seconds']:.0f} s {line.get('failure', '')}", flush=True)
-        options.out.write_text(report(lines(), names, options, command), encoding="utf-8")
+        options.out.write_text(report(lines(), names, sizes, options, command), encoding="utf-8")
     print(f"Written to {options.out}")
 
 

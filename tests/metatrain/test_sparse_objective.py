@@ -149,6 +149,7 @@ def test_curve_of_an_untrained_metanetwork_is_that_of_magnitude_and_beats_random
     metanet = MetaNetwork(MetaNetConfig(hidden=8, num_layers=1))
     x, y = dataset_arrays(digits.test)
     curve = sparsity_curve([model], digits.train, x, y, metanets={"metanetwork": metanet}, columns=("0.8", "2:4"))
-    assert curve.accuracy["metanetwork"] == curve.accuracy["global_magnitude"]
+    # Weights that differ in their last bits alone may change places: a few of the 898 examples at most.
+    np.testing.assert_allclose(curve.accuracy["metanetwork"], curve.accuracy["global_magnitude"], rtol=0, atol=0.005)
     assert np.all(np.array(curve.accuracy["random"]) < np.array(curve.accuracy["global_magnitude"]) - 0.05)
     assert curve.summary()["zeros"] == ["0.8", "2:4"]

@@ -134,7 +134,9 @@ def test_budgets_are_compared_on_the_networks_that_all_ways_have_been_measured_o
     ]  # fmt: skip
     lines.append({**lines[0], "net": "mlp-3--mnist_5k@14--1011.keras"})
     options = argparse.Namespace(ways=ways, speedup=8.0, num_models=2)
-    page = budget.report(lines, [*scores, "mlp-3--mnist_5k@14--1011.keras"], options, "python benchmarks/budget.py")
+    names, sizes = [*scores, "mlp-3--mnist_5k@14--1011.keras"], {"train": 3000, "validation": 500, "test": 1500}
+    page = budget.report(lines, names, sizes, options, "python benchmarks/budget.py")
+    assert "(3000 examples to train on, 1500 to test on) at 8x" in page
     assert "| 2 nets, unpruned 97.0 | accuracy | minus group_l2 | mlp | plain_cnn | seconds |" in page
     assert "| group_l2 | 80.0 |  | 70.0 | 90.0 | 5 |" in page
     assert re.search(r"\| from scratch \| 72\.5 \| -7\.5 \[.*\] \| 65\.0 \| 80\.0 \| 5 \|", page)
