@@ -152,7 +152,6 @@ def main():
     sizes = load(DATA).num_examples
     for file in files:
         model, done = file.load(options.zoo), {(line["net"], line["way"]) for line in lines()}
-        model._name = file.family  # tf_keras runs no model in a graph that has an @ in its name
         for way in options.ways:
             if (file.file_name, way) in done:
                 continue

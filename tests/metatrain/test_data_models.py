@@ -68,6 +68,8 @@ def test_a_zoo_is_read_back_and_completed(series, tmp_path):
     assert (tmp_path / made[0].file_name).read_bytes() == first
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(log) == 8 and all(line["test"] > 0.9 for line in log)
+    model = made[2].load(tmp_path)
+    assert model.name == "mlp-2--ucr.waves--1" and model.predict(np.zeros((1, 24, 2)), verbose=0).shape == (1, 2)
     some = list_data_models(tmp_path, families=["mlp"], data=["ucr/waves"])
     assert len(some) == 4 and {file.family for file in some} == {"mlp"}
 

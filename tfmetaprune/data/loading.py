@@ -44,7 +44,7 @@ def load(
       data_dir: directory of the prepared files of published sets; default: environment variable TFDS_DATA_DIR if set, else
         tensorflow_datasets' own, `~/tensorflow_datasets`.
       batch_size: examples per batch; the last batch may be smaller.
-      seed: int; the order of train, in all its iterations, is a function of it.
+      seed: int; the order of train, in all its iterations, is a function of it and of TensorFlow's global seed.
       image_size: (height, width) in pixels that images get; None leaves this to `input_shape`, and to the images themselves.
       input_shape: shape of the model's input without the batch, such as `model.input_shape[1:]`; series of one channel become
         [length] where it has one axis.

@@ -69,7 +69,7 @@ def make_splits(examples: Examples, *, batch_size, seed, image_size=None, input_
     Args:
       examples: the `Examples`.
       batch_size: examples per batch.
-      seed: of the order of train.
+      seed: of the order of train, together with the global seed of TensorFlow.
       image_size: (height, width) that images get, or None.
       input_shape: shape without the batch that a model wants, with None where it takes any, or None.
       scaling: one of `SCALINGS`, see `load`.

@@ -73,9 +73,9 @@ class DataModelFile(NamedTuple):
             return hashlib.sha256(archive.read("model.weights.h5")).hexdigest()[:8]
 
     def load(self, folder):
-        """Loads the model from the folder of its zoo, named after its file."""
+        """Loads the model from the folder of its zoo, named after its file as far as the names of a graph's scopes allow."""
         model = keras.models.load_model(pathlib.Path(folder) / self.file_name, compile=False)
-        model._name = self.file_name.removesuffix(".keras")
+        model._name = self.file_name.removesuffix(".keras").replace("@", ".")
         return model
 
 

@@ -73,7 +73,7 @@ def load_judges(folder, files: Sequence[DataModelFile], split="validation", prog
         x, y = data(file.data, split)
         train = tf.data.Dataset.from_tensor_slices(data(file.data, "train")).batch(BATCH_SIZE)
         model = file.load(folder)
-        judges.append(make_judge(model, train, x, y, name=model.name, family=file.family))
+        judges.append(make_judge(model, train, x, y, name=file.file_name.removesuffix(".keras"), family=file.family))
         if progress is not None:
             progress(file)
     return judges
