@@ -21,7 +21,7 @@ from universal import DEFAULTS, Bench, num_examples
 
 from tfmetaprune.metanet import MetaNetConfig
 from tfmetaprune.metatrain.data_models import make_data_models
-from tfmetaprune.metatrain.families import FAMILIES
+from tfmetaprune.metatrain.families import DEFAULT_FAMILIES
 from tfmetaprune.metatrain.mixed import meta_train_on_zoo
 from tfmetaprune.metatrain.select import REPAIRS, SPEEDUPS
 from tfmetaprune.metatrain.trainer import MetaTraining
@@ -101,7 +101,8 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/transfer"), help="where the metanetworks are kept")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/transfer/zoo"), help="of the networks to train on")
     parser.add_argument("--judged", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="of the networks to judge on")
-    parser.add_argument("--families", nargs="+", default=sorted(FAMILIES), choices=sorted(FAMILIES), help="to leave out, each")
+    families = sorted(DEFAULT_FAMILIES)
+    parser.add_argument("--families", nargs="+", default=families, choices=families, help="to leave out, each")
     parser.add_argument("--steps", type=int, default=1000, help="of a training")
     parser.add_argument("--seed", type=int, default=0, help="of a training")
     parser.add_argument("--num-models", type=int, default=DEFAULTS["num_models"], help="networks of each family and data set")
@@ -123,7 +124,7 @@ def main():
     seen = trained(options.zoo, folder / SEEN, SEEN, None, options.steps, options.seed)
     benches = {}
     for family in options.families:
-        others = [name for name in FAMILIES if name != family]
+        others = [name for name in DEFAULT_FAMILIES if name != family]
         path = trained(options.zoo, folder / family, LEFT_OUT, others, options.steps, options.seed)
         benches[family] = Bench(options, load_rivals([path, seen]), options.judged)
     files = unseen(options.judged, options.num_models)

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from leads import CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 from rankings import bn_scale, same_widths, taylor
-from rivals import CRITERIA, FIRST_SEED, SETTINGS, VARIANTS, described, files_of, load_rivals
+from rivals import CRITERIA, FIRST_SEED, OTHER_FAMILIES, SETTINGS, VARIANTS, described, files_of, load_rivals
 
 from tfmetaprune._keras import keras
 from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
@@ -311,7 +311,7 @@ def make_networks(folder, names, num_models) -> dict[str, list[DataModelFile]]:
     settings = {}
     for name in names:
         settings[name] = []
-        for family, data in SETTINGS[name]:
+        for family, data in (SETTINGS | OTHER_FAMILIES)[name]:
             settings[name] += make_data_models(
                 folder, families=[family], data=[data], seeds=range(FIRST_SEED, FIRST_SEED + num_models), variants=VARIANTS,
                 progress=lambda file, done, total: print(f"network {file.file_name} ({done}/{total})", flush=True),
@@ -328,7 +328,7 @@ def main():
     parser.add_argument("--title", default=TITLE, help="of the page")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="where the networks are kept")
     parser.add_argument("--num-models", type=int, default=DEFAULTS["num_models"], help="networks of each family and data set")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS | OTHER_FAMILIES))
     parser.add_argument("--speedups", type=float, nargs="+", default=SPEEDUPS)
     parser.add_argument("--budgets", type=int, nargs="+", default=[0], help="epochs of fine-tuning afterwards")
     parser.add_argument("--repairs", nargs="+", default=REPAIRS, choices=["none", "data_free", "bn", "least_squares"])

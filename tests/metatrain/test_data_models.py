@@ -10,7 +10,8 @@ from tfmetaprune._keras import tf
 from tfmetaprune.data import DataSplits
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metatrain.data_models import DataModelFile, augmented, list_data_models, make_data_models
-from tfmetaprune.metatrain.families import FAMILIES, architecture, build_model, residual_cnn
+from tfmetaprune.metatrain.families import FAMILIES, architecture, build_model
+from tfmetaprune.metatrain.small_networks import residual_cnn
 
 SHAPES = {3: (8, 8, 1), 2: (24, 2)}
 

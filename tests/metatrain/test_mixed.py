@@ -11,7 +11,6 @@ from tfmetaprune.cli import app
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork
 from tfmetaprune.metatrain import select as selecting
-from tfmetaprune.metatrain.families import mlp, plain_cnn, series_cnn
 from tfmetaprune.metatrain.prepared import prepare_data_models
 from tfmetaprune.metatrain.select import (
     NONE,
@@ -23,6 +22,7 @@ from tfmetaprune.metatrain.select import (
     select,
     summarize,
 )
+from tfmetaprune.metatrain.small_networks import mlp, plain_cnn, series_cnn
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import dataset_arrays, train_data_model
 

@@ -21,7 +21,7 @@ from universal import KEY, UNPRUNED, Bench  # noqa: E402
 from tfmetaprune._keras import keras, tf  # noqa: E402
 from tfmetaprune.errors import ArgumentError  # noqa: E402
 from tfmetaprune.metatrain.data_models import DataModelFile  # noqa: E402
-from tfmetaprune.metatrain.families import concat_cnn, mlp, plain_cnn, residual_cnn, vit  # noqa: E402
+from tfmetaprune.metatrain.small_networks import concat_cnn, mlp, plain_cnn, residual_cnn, vit  # noqa: E402
 from tfmetaprune.pruning import GroupL2, make_plan  # noqa: E402
 from tfmetaprune.trace import trace_model  # noqa: E402
 

@@ -25,7 +25,7 @@ def make(
     folder: Folder,
     data: Annotated[str, typer.Option(help="Names of data sets, with commas.")] = "digits",
     data_dir: DataDir = None,
-    families: Annotated[str | None, typer.Option(help="Names of families, with commas.", show_default="all")] = None,
+    families: Annotated[str | None, typer.Option(help="Names of families, with commas.", show_default="seven")] = None,
     seeds: Annotated[int, typer.Option(help="Data models of each family and data set.", min=0)] = 8,
     held_out: Annotated[int, typer.Option(help="The same, never to be trained on: seeds from 1000 on.", min=0)] = 2,
     variants: Annotated[int, typer.Option(help="Widths and depths of each family that the seeds take turns at.", min=1)] = 4,

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.metatrain.families import FAMILIES, build_model, families_for
+from tfmetaprune.metatrain.families import DEFAULT_FAMILIES, FAMILIES, build_model, families_for
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
 
 BATCH_SIZE = 64
@@ -125,7 +125,7 @@ def make_data_models(
 
     Args:
       folder: of the zoo; models that are there stay.
-      families: names of `FAMILIES`; those that are not for a data set's inputs are left out there. None for all.
+      families: names of `FAMILIES`; those that are not for a data set's inputs are left out there. None for `DEFAULT_FAMILIES`.
       data: names of data sets, as for `tfmetaprune.data.load`.
       seeds: one model each.
       variants: numbers of architectures within a family, 0 for its defaults.
@@ -141,7 +141,8 @@ def make_data_models(
     """
     from tfmetaprune.data import load
 
-    unknown = [name for name in families or () if name not in FAMILIES]
+    families = DEFAULT_FAMILIES if families is None else families
+    unknown = [name for name in families if name not in FAMILIES]
     if unknown:
         raise ArgumentError(f"Data models: expected families among {', '.join(FAMILIES)}, got {unknown}. Choose from these.")
     if not variants or steps < 1:
@@ -151,7 +152,7 @@ def make_data_models(
     todo = []
     for name in data:
         splits = load(name)
-        fitting = [f for f in families_for(splits.input_shape) if families is None or f in families]
+        fitting = [f for f in families_for(splits.input_shape) if f in families]
         if not fitting:
             raise ArgumentError(
                 f"Data models: expected a family for inputs of shape {splits.input_shape} ({name}), got {list(families)}. "

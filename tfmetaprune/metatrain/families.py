@@ -1,8 +1,4 @@
-"""Families of small networks to make data models of; widths and depths are given, or drawn by number.
-
-Every function returns an uncompiled tf_keras model that puts out logits, made of nothing but layers that Keras ships. Images are
-(height, width, channels), series are (time, channels).
-"""
+"""Families of small networks to make data models of: what builds them, and how their widths and depths are drawn by number."""
 
 import functools
 import zlib
@@ -11,207 +7,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfmetaprune._keras import keras
 from tfmetaprune.errors import ArgumentError
+from tfmetaprune.metatrain.small_networks import (
+    concat_cnn,
+    convnext,
+    inception_cnn,
+    inverted_cnn,
+    mixer,
+    mlp,
+    plain_cnn,
+    recurrent,
+    residual_cnn,
+    separable_cnn,
+    series_cnn,
+    squeeze_cnn,
+    vit,
+)
 
-WIDTHS = (16, 32, 64)
 PARAMETERS = 20_000, 150_000  # what a drawn architecture has
-_MAX_PATCHES = {2: 16, 3: 7}  # along each axis, by the rank of the input shape
-
-
-def residual_cnn(input_shape, num_classes, *, widths=WIDTHS, seed=0):
-    """Builds a small residual network: a stem and one basic block a width, each after the first at half resolution.
-
-    Args:
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of outputs; they are logits.
-      widths: channels of each stage.
-      seed: of the initial weights.
-
-    Returns:
-      An uncompiled tf_keras model; with the default widths it has 77.7 thousand parameters.
-
-    Example:
-      >>> residual_cnn((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input(input_shape)
-    x = keras.layers.ReLU()(_conv_bn(inputs, widths[0], 3))
-    for stage, width in enumerate(widths):
-        strides = 1 if stage == 0 else 2
-        y = keras.layers.ReLU()(_conv_bn(x, width, 3, strides))
-        y = _conv_bn(y, width, 3)
-        if x.shape[-1] != width or strides != 1:
-            x = _conv_bn(x, width, 1, strides)
-        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    return _pooled(inputs, x, num_classes)
-
-
-def plain_cnn(input_shape, num_classes, *, widths=WIDTHS, depth=2, seed=0):
-    """Builds a network of convolutions one after the other, each stage after the first at half resolution.
-
-    Args:
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of outputs; they are logits.
-      widths: channels of each stage.
-      depth: convolutions a stage.
-      seed: of the initial weights.
-
-    Example:
-      >>> plain_cnn((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input(input_shape)
-    for stage, width in enumerate(widths):
-        for number in range(depth):
-            x = keras.layers.ReLU()(_conv_bn(x, width, 3, 2 if stage and not number else 1))
-    return _pooled(inputs, x, num_classes)
-
-
-def separable_cnn(input_shape, num_classes, *, widths=(32, 64, 96, 128), depth=2, seed=0):
-    """Builds a network like MobileNet: after a stem, depthwise convolutions alternate with those of one pixel.
-
-    Args:
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of outputs; they are logits.
-      widths: channels of the stem and of each stage; the last two stages halve the resolution.
-      depth: pairs of convolutions a stage.
-      seed: of the initial weights.
-
-    Example:
-      >>> separable_cnn((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input(input_shape)
-    x = keras.layers.ReLU()(_conv_bn(inputs, widths[0], 3))
-    for stage, width in enumerate(widths[1:], 1):
-        for number in range(depth):
-            strides = 2 if stage >= len(widths) - 2 and not number else 1
-            x = keras.layers.DepthwiseConv2D(3, strides, "same", use_bias=False)(x)
-            x = keras.layers.ReLU()(_batch_norm(x))
-            x = keras.layers.ReLU()(_conv_bn(x, width, 1))
-    return _pooled(inputs, x, num_classes)
-
-
-def concat_cnn(input_shape, num_classes, *, stem=24, growth=14, depth=3, blocks=3, seed=0):
-    """Builds a network like DenseNet: each convolution reads all that came before it in its block.
-
-    Args:
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of outputs; they are logits.
-      stem: channels of the first convolution.
-      growth: channels that each convolution adds.
-      depth: convolutions a block.
-      blocks: number of blocks; between two of them channels and resolution are halved.
-      seed: of the initial weights.
-
-    Example:
-      >>> concat_cnn((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input(input_shape)
-    x = keras.layers.Conv2D(stem, 3, padding="same", use_bias=False)(inputs)
-    for block in range(blocks):
-        if block:
-            y = keras.layers.ReLU()(_batch_norm(x))
-            x = keras.layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(y)
-            x = keras.layers.AveragePooling2D(padding="same")(x)
-        for _ in range(depth):
-            y = keras.layers.ReLU()(_batch_norm(x))
-            y = keras.layers.Conv2D(growth, 3, padding="same", use_bias=False)(y)
-            x = keras.layers.Concatenate()([x, y])
-    return _pooled(inputs, keras.layers.ReLU()(_batch_norm(x)), num_classes)
-
-
-def series_cnn(input_shape, num_classes, *, widths=(32, 64, 96), kernel_sizes=(7, 5, 3), depth=1, seed=0):
-    """Builds a network of one-dimensional convolutions.
-
-    Args:
-      input_shape: (time, channels) of one series.
-      num_classes: number of outputs; they are logits.
-      widths: channels of each stage; all stages after the first halve the resolution.
-      kernel_sizes: of the convolutions of each stage.
-      depth: convolutions a stage.
-      seed: of the initial weights.
-
-    Example:
-      >>> series_cnn((24, 1), 2).output_shape
-      (None, 2)
-    """
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input(input_shape)
-    for stage, (width, size) in enumerate(zip(widths, kernel_sizes)):
-        for number in range(depth):
-            strides = 2 if stage and not number else 1
-            x = keras.layers.Conv1D(width, size, strides, "same", use_bias=False)(x)
-            x = keras.layers.ReLU()(_batch_norm(x))
-    return _pooled(inputs, x, num_classes)
-
-
-def mlp(input_shape, num_classes, *, widths=(128, 128, 128), seed=0):
-    """Builds dense layers with LayerNormalization, for inputs of any shape.
-
-    Args:
-      input_shape: of one input.
-      num_classes: number of outputs; they are logits.
-      widths: of the hidden layers.
-      seed: of the initial weights.
-
-    Example:
-      >>> mlp((8, 8, 1), 10).output_shape
-      (None, 10)
-    """
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input(input_shape)
-    x = keras.layers.Flatten()(inputs)
-    for width in widths:
-        x = keras.layers.ReLU()(keras.layers.LayerNormalization()(keras.layers.Dense(width)(x)))
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
-
-
-def vit(input_shape, num_classes, *, width=32, depth=2, heads=4, ratio=2.0, seed=0):
-    """Builds a small vision transformer; of series it reads segments.
-
-    Two things make it learn from little: a convolution before the patches are cut (arXiv 2106.14881), and an output layer that reads
-    every patch, not their average. Where a patch lies is told by a depthwise convolution over the patches, added to them: its
-    padding shows the border (conditional positional encoding, arXiv 2102.10882).
-
-    Args:
-      input_shape: (height, width, channels) of one image, or (time, channels) of one series.
-      num_classes: number of outputs; they are logits.
-      width: channels between the blocks; a multiple of `heads`.
-      depth: number of blocks.
-      heads: of the attention.
-      ratio: hidden channels of the dense part of a block, as a multiple of `width`.
-      seed: of the initial weights.
-
-    Example:
-      >>> vit((8, 8, 1), 10).output_shape, vit((24, 1), 2).output_shape
-      ((None, 10), (None, 2))
-    """
-    keras.utils.set_random_seed(seed)
-    layers, rank = keras.layers, len(input_shape)
-    conv, depthwise = (
-        (layers.Conv2D, layers.DepthwiseConv2D) if rank == 3 else (layers.Conv1D, layers.DepthwiseConv1D)
-    )  # fmt: skip
-    patch = tuple(max(2, -(-length // _MAX_PATCHES[rank])) for length in input_shape[:-1])
-    inputs = keras.Input(input_shape)
-    x = layers.LayerNormalization()(conv(24, 3, padding="same")(inputs))
-    x = conv(width, patch, patch)(layers.Activation("gelu")(x))
-    x = layers.Add()([x, depthwise(3, padding="same")(x)])
-    if rank == 3:
-        x = layers.Reshape((x.shape[1] * x.shape[2], width))(x)
-    for _ in range(depth):
-        y = layers.LayerNormalization()(x)
-        x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads)(y, y)])
-        y = layers.Dense(int(ratio * width), "gelu")(layers.LayerNormalization()(x))
-        x = layers.Add()([x, layers.Dense(width)(y)])
-    x = layers.Flatten()(layers.LayerNormalization()(x))
-    return keras.Model(inputs, layers.Dense(num_classes)(x))
 
 
 class Family(NamedTuple):
@@ -272,6 +85,33 @@ def _draw_vit(rng):
     }  # fmt: skip
 
 
+def _draw_inverted(rng):
+    widths = _widths(rng, (12, 20), (1.2, 1.7), rng.integers(2, 4))
+    return {"widths": widths, "depth": int(rng.integers(1, 4)), "expansion": int(rng.choice([3, 4, 6]))}
+
+
+def _draw_squeeze(rng):
+    return {"widths": _widths(rng, (10, 24), (1.2, 2.2), rng.integers(2, 5)), "ratio": int(rng.choice([2, 4, 8]))}
+
+
+def _draw_convnext(rng):
+    widths = _widths(rng, (16, 32), (1.2, 1.8), rng.integers(1, 3))
+    return {"widths": widths, "depth": int(rng.integers(1, 4)), "ratio": int(rng.choice([2, 3, 4]))}
+
+
+def _draw_inception(rng):
+    widths = _widths(rng, (8, 20), (1.2, 1.8), rng.integers(1, 4))
+    return {"stem": int(4 * rng.integers(4, 9)), "widths": widths, "depth": int(rng.integers(1, 3))}
+
+
+def _draw_mixer(rng):
+    return {"width": 8 * int(rng.integers(4, 10)), "depth": int(rng.integers(1, 5)), "ratio": float(rng.choice([1.5, 2, 3]))}
+
+
+def _draw_recurrent(rng):
+    return {"widths": _widths(rng, (32, 80), (0.6, 1.2), rng.integers(1, 4))}
+
+
 FAMILIES = {
     "plain_cnn": Family(plain_cnn, _draw_plain, (3,)),
     "residual_cnn": Family(residual_cnn, _draw_residual, (3,)),
@@ -280,7 +120,16 @@ FAMILIES = {
     "series_cnn": Family(series_cnn, _draw_series, (2,)),
     "mlp": Family(mlp, _draw_mlp, (2, 3)),
     "vit": Family(vit, _draw_vit, (2, 3)),
+    "inverted_cnn": Family(inverted_cnn, _draw_inverted, (3,)),
+    "squeeze_cnn": Family(squeeze_cnn, _draw_squeeze, (3,)),
+    "convnext": Family(convnext, _draw_convnext, (3,)),
+    "inception_cnn": Family(inception_cnn, _draw_inception, (3,)),
+    "mixer": Family(mixer, _draw_mixer, (2, 3)),
+    "recurrent": Family(recurrent, _draw_recurrent, (2,)),
 }
+DEFAULT_FAMILIES = (  # of a zoo for which none are named; `universal` was trained on these
+    "plain_cnn", "residual_cnn", "separable_cnn", "concat_cnn", "series_cnn", "mlp", "vit",
+)  # fmt: skip
 
 
 def families_for(input_shape) -> tuple[str, ...]:
@@ -288,7 +137,7 @@ def families_for(input_shape) -> tuple[str, ...]:
 
     Example:
       >>> families_for((24, 1))
-      ('series_cnn', 'mlp', 'vit')
+      ('series_cnn', 'mlp', 'vit', 'mixer', 'recurrent')
     """
     return tuple(name for name, family in FAMILIES.items() if len(input_shape) in family.ranks)
 
@@ -329,16 +178,3 @@ def build_model(family, input_shape, num_classes, *, variant=0, seed=0):
     """Builds a variant of a family, see `architecture`; `seed` is that of the initial weights."""
     options = architecture(family, variant, tuple(input_shape), num_classes)
     return FAMILIES[family].build(tuple(input_shape), num_classes, seed=seed, **options)
-
-
-def _conv_bn(x, width, kernel_size, strides=1):
-    return _batch_norm(keras.layers.Conv2D(width, kernel_size, strides, "same", use_bias=False)(x))
-
-
-def _batch_norm(x):
-    return keras.layers.BatchNormalization(momentum=0.9)(x)  # data sets are small, so steps are few
-
-
-def _pooled(inputs, x, num_classes):
-    pool = keras.layers.GlobalAveragePooling2D if len(x.shape) == 4 else keras.layers.GlobalAveragePooling1D
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(pool()(x)))

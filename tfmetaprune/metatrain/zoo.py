@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from tfmetaprune._keras import keras
-from tfmetaprune.metatrain.families import WIDTHS, residual_cnn
+from tfmetaprune.metatrain.small_networks import WIDTHS, residual_cnn
 
 
 def train_data_model(model, train, *, epochs=60, learning_rate=3e-3, validation=None, verbose=0, callbacks=()):
