@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+import tfmetaprune
 import tfmetaprune.data
 from tfmetaprune._keras import tf
 from tfmetaprune.data import DataSplits
 from tfmetaprune.errors import ArgumentError
+from tfmetaprune.metatrain import data_models
 from tfmetaprune.metatrain.data_models import DataModelFile, augmented, list_data_models, make_data_models
 from tfmetaprune.metatrain.families import FAMILIES, architecture, build_model
 from tfmetaprune.metatrain.small_networks import residual_cnn
@@ -42,6 +44,23 @@ def test_variants_differ_and_have_twenty_to_a_hundred_and_fifty_thousand_paramet
         assert np.any(models[1].get_weights()[0] != other.get_weights()[0])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_pruned_throughout(family):
+    for rank in FAMILIES[family].ranks:
+        found = tfmetaprune.inspect(build_model(family, SHAPES[rank], 10))
+        assert found.prunable_macs_share == 1 and not found.unknown_layers
+        hidden = {what: count for what, count in found.frozen.items() if not what.startswith(("model ", "made by ", "read by "))}
+        assert hidden == {} and (family == "mixer" or len(found.frozen) == 2)  # a mixer's patches are positions
+
+
+def test_only_what_universal_was_trained_on_is_made_unless_named(series, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_models, "_make", lambda *_: None)
+    every = make_data_models(tmp_path, data=["ucr/waves"], seeds=[0])
+    assert {file.family for file in every} == {"series_cnn", "mlp", "vit"}
+    (other,) = make_data_models(tmp_path, families=["recurrent", "convnext"], data=["ucr/waves"], seeds=[0])
+    assert other.family == "recurrent"
+
+
 def test_residual_networks_are_those_of_the_shipped_cards():
     weights = residual_cnn((8, 8, 1), 10, seed=1000).get_weights()
     np.testing.assert_allclose(weights[0].ravel()[:3], [0.1564004, 0.14815168, -0.04968056], rtol=1e-6)
@@ -49,7 +68,7 @@ def test_residual_networks_are_those_of_the_shipped_cards():
 
 
 def test_unfit_families_and_missing_models_are_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"family for inputs of shape \(24, 2\), one of series_cnn, mlp, vit, got 'concat_cnn'"):
+    with pytest.raises(ArgumentError, match=r"family for inputs of shape \(24, 2\), one of series_cnn, mlp, vit, mixer, recurrent, got 'concat_cnn'"):
         architecture("concat_cnn", 0, (24, 2), 3)
     with pytest.raises(ArgumentError, match="expected families among plain_cnn.*got \\['resnet'\\]"):
         make_data_models(tmp_path, families=["resnet"])
