@@ -1,10 +1,12 @@
-"""Distillation in the fine-tuning: what is measured, and that the teacher stays as it is."""
+"""The loss, metrics and distillation of the fine-tuning: what is measured, and that the teacher stays as it is."""
 
+import keras as keras3
 import numpy as np
 import pytest
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.finetuning import distillation, finetune_model
+from tfmetaprune.finetuning import distillation, evaluate_model, finetune_model, own_losses
+from tfmetaprune.interop import CarriedLoss, carry
 
 L = keras.layers
 
@@ -84,3 +86,115 @@ def test_what_runs_along_runs_with_distillation_after_distillation_alone():
     doubled.layers[-1].set_weights([2 * value for value in doubled.layers[-1].get_weights()])
     expected = finetune_model(doubled, data, losses=losses, epochs=1, learning_rate=1e-9)["loss"][0]
     assert first_loss(lambda _: (Doubled, {}, ()))["loss"][0] == pytest.approx(expected, rel=1e-5) != pytest.approx(alone, rel=1e-2)
+
+
+def data_of(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+
+
+def test_accuracy_of_binary_logits_and_of_several_labels_is_that_of_the_threshold_their_loss_implies():
+    x = inputs()
+    logits = keras.losses.BinaryCrossentropy(from_logits=True)
+    for units, activation, loss, threshold in ((1, None, logits, 0), (4, None, logits, 0), (4, "sigmoid", "binary_crossentropy", 0.5)):
+        model = classifier(activation, units)
+        y = (np.random.default_rng(1).normal(size=(len(x), units)) > 0).astype(np.float32)
+        wanted = np.mean((model(x).numpy() > threshold) == y)
+        assert evaluate_model(model, data_of(x, y), (loss, None))["accuracy"] == pytest.approx(wanted)
+        model.compile("adam", loss)
+        assert own_losses(model) == (loss, None)
+
+
+def test_the_usual_loss_knows_probabilities_behind_what_only_moves_them():
+    x, y = inputs(), np.random.default_rng(1).integers(0, 3, 96)
+    plain = classifier("softmax")
+    wanted = evaluate_model(plain, data_of(x, y))
+    tail = {
+        "reshaped": L.Reshape((3,)), "cast": L.Activation("linear", dtype="float32"), "flat": L.Flatten()
+    }  # fmt: skip
+    models = [keras.Model(plain.input, layer(plain.output), name=name) for name, layer in tail.items()]
+    models += [keras.Sequential([L.Input((5,)), plain, L.Reshape((3,))])]
+    last = L.Dense(3, tf.nn.softmax)
+    models += [keras.Model(plain.input, last(plain.layers[-2].output))]
+    models += [keras.Model(plain.input, tf.nn.softmax(tf.math.log(plain.output)))]
+    last.set_weights(plain.layers[-1].get_weights())
+    for model in models:
+        assert evaluate_model(model, data_of(x, y)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_model_compiled_without_a_loss_gets_the_usual_one():
+    x, y = inputs(), np.random.default_rng(1).integers(0, 3, 96)
+    model = classifier("softmax")
+    wanted = evaluate_model(model, data_of(x, y))
+    model.compile("adam", metrics=["accuracy"])
+    assert own_losses(model) == (None, None)
+    assert evaluate_model(model, data_of(x, y), own_losses(model)) == wanted
+    assert finetune_model(model, data_of(x, y), losses=own_losses(model), epochs=1, teacher=classifier("softmax"))["loss"][0] > 0
+
+
+def two_outputs():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((5,))
+    return keras.Model(x, [L.Dense(3, name="z_class")(x), L.Dense(4, name="a_box")(x)])
+
+
+def test_losses_and_labels_by_name_go_to_their_outputs():
+    teacher, student, x = two_outputs(), two_outputs(), inputs()
+    student.set_weights([value + 0.1 * np.cos(np.arange(value.size)).reshape(value.shape) for value in teacher.get_weights()])
+    losses = {"z_class": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "a_box": "mse"}
+    by_name = distillation(teacher, losses)(x, student(x))
+    assert float(by_name) == pytest.approx(float(distillation(teacher, [losses["z_class"], "mse"])(x, student(x))))
+    assert float(by_name) != pytest.approx(float(distillation(teacher, ["mse", losses["z_class"]])(x, student(x))), rel=1e-2)
+
+    labels = {"a_box": np.ones((96, 4), np.float32), "z_class": np.random.default_rng(1).integers(0, 3, 96)}
+    found = evaluate_model(teacher, data_of(x, labels))["loss"]
+    assert found == pytest.approx(evaluate_model(teacher, data_of(x, labels), (losses, None))["loss"])
+
+
+def test_logits_of_independent_labels_are_drawn_to_the_teachers_probabilities():
+    teacher, student, x = classifier(units=4, seed=1), classifier(units=4, seed=2), inputs()
+    p, q = (1 / (1 + np.exp(-model(x).numpy())) for model in (teacher, student))
+    wanted = -np.mean(p * np.log(q) + (1 - p) * np.log(1 - q))
+    assert float(distillation(teacher, keras.losses.BinaryCrossentropy(from_logits=True))(x, student(x))) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_float16_layers_are_trained_with_a_scaled_loss():
+    x, y = inputs(), np.random.default_rng(1).normal(size=(96, 1)).astype(np.float32)
+    changes = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(0)
+        first = L.Dense(8, "relu", dtype=policy)
+        model = keras.Sequential([L.Input((5,)), first, L.Dense(1, dtype="float32")])
+        model.layers[-1].set_weights([np.full((8, 1), 1e-8), np.zeros(1)])  # gradients below 1e-8 are nothing in float16
+        model.layers[-1].trainable = False
+        before = first.get_weights()[0]
+        finetune_model(model, data_of(x, y), losses=("mse", None), epochs=3, learning_rate=1e6, optimizer=keras.optimizers.SGD)
+        changes[policy] = first.get_weights()[0] - before
+    assert np.linalg.norm(changes["float32"]) > 1e-4
+    np.testing.assert_allclose(changes["mixed_float16"], changes["float32"], atol=0.02 * np.abs(changes["float32"]).max())
+
+
+class HalfSquare(keras3.losses.Loss):
+    """A loss of a user of Keras 3; it puts out a number for each example."""
+
+    def call(self, y_true, y_pred):
+        return keras3.ops.mean(keras3.ops.square(y_pred - y_true), -1) / 2
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_a_keras3_users_loss_weighs_each_example(reduction):
+    rng = np.random.default_rng(0)
+    x, y, w = (rng.normal(size=shape).astype(np.float32) for shape in ((32, 5), (32, 2), (32,)))
+    model = keras3.Sequential([keras3.Input((5,)), keras3.layers.Dense(2)])
+    model.compile("sgd", HalfSquare(reduction=reduction))
+    wanted = model.evaluate(x, y, sample_weight=w, batch_size=32, verbose=0)
+    data = tf.data.Dataset.from_tensor_slices((x, y, w)).batch(32)
+    assert evaluate_model(carry(model)[0], data, own_losses(model))["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_keras3_users_loss_is_not_taken_for_its_namesake():
+    class BinaryCrossentropy(HalfSquare):
+        pass
+
+    model = keras3.Sequential([keras3.Input((5,)), keras3.layers.Dense(2)])
+    model.compile("sgd", BinaryCrossentropy())
+    assert isinstance(own_losses(model)[0], CarriedLoss)

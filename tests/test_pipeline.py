@@ -391,3 +391,52 @@ def test_default_metanetwork_for_zeros_is_none(model):
 def test_unknown_metanetwork(model):
     with pytest.raises(MetaNetworkError, match="'no-such-network'"):
         tfmetaprune.prune(model, make_data(8), metanetwork="no-such-network")
+
+
+class Rising(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule as tutorials have it: without `get_config`."""
+
+    def __call__(self, step):
+        return 1e-3 * tf.cast(step + 1, tf.float32)
+
+
+def test_a_compile_state_that_cannot_be_copied_is_left_out_with_a_warning():
+    model = ZOO["residual_projection"]()
+    model.compile(keras.optimizers.Adam(Rising()), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.warns(UserWarning, match="expected a compile state that can be copied.*compile it yourself"):
+        small = tfmetaprune.prune(model, make_data(64), speedup=2.0, metanetwork=None, finetune=1)
+    assert small.model.optimizer is None and np.isfinite(small.history["loss"][0])
+
+
+def test_batches_of_different_lengths():
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((None, 4))
+    for width in (12, 16):
+        x = keras.layers.ReLU()(keras.layers.Conv1D(width, 3, padding="same")(x))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+    batches = [(rng.normal(size=(16, length, 4)).astype(np.float32), np.arange(16) % 3) for length in (9, 14, 9)]
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_signature=(tf.TensorSpec((None, None, 4)), tf.TensorSpec((None,), tf.int64))
+    )  # fmt: skip
+    small = tfmetaprune.prune(model, data, speedup=3.0, metanetwork=None, finetune=None)
+    assert small.report["repair"]["method"] == "least_squares" and small.report["repair"]["samples"] == 48
+    worse = tfmetaprune.prune(model, data, speedup=3.0, metanetwork=None, criterion=small.report["criterion"], repair=None, finetune=None)
+
+    def error(pruned):
+        return np.mean([np.mean((pruned.predict(x, verbose=0) - model.predict(x, verbose=0)) ** 2) for x, _ in data])
+
+    assert error(small.model) < 0.5 * error(worse.model)
+    tfmetaprune.prune(model, data, speedup=3.0, metanetwork=None, finetune=None, search_steps=2)
+
+
+def test_inputs_by_keys_that_are_not_the_names_of_layers():
+    rng = np.random.default_rng(0)
+    inputs = {"b": keras.Input((4,), name="a"), "a": keras.Input((3,), name="b")}
+    x = keras.layers.Concatenate()([inputs["b"], inputs["a"]])
+    for width in (24, 16):
+        x = keras.layers.Dense(width, "relu")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    x = {"b": rng.normal(size=(64, 4)).astype(np.float32), "a": rng.normal(size=(64, 3)).astype(np.float32)}
+    small = tfmetaprune.prune(model, (x, np.arange(64) % 3), speedup=2.0, finetune=1)
+    assert small.report["speedup"]["reached"] >= 2 and small.model.predict(x, verbose=0).shape == (64, 3)

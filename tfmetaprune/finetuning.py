@@ -2,8 +2,9 @@
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
-from tfmetaprune.interop import CarriedLoss, carried_losses, is_keras3
+from tfmetaprune.interop import CarriedLoss, carried_losses, is_keras3, loss_weights_of
 from tfmetaprune.report.progress import progress_bar
+from tfmetaprune.trace import activation_of
 
 DEFAULT_EPOCHS = 15
 LEARNING_RATE = 1e-3
@@ -11,16 +12,16 @@ TEMPERATURE = 2.0  # of the distillation
 
 
 def own_losses(model):
-    """Returns what a model was compiled with, (loss, loss weights) as tf_keras takes them; (None, None) if it was not.
+    """Returns what a model was compiled with, (loss, loss weights) as tf_keras takes them; (None, None) if with no loss.
 
     Args:
       model: a tf_keras or a Keras 3 model.
     """
     if is_keras3(model):
         return carried_losses(model)
-    if getattr(model, "optimizer", None) is None:
+    if getattr(model, "optimizer", None) is None or not getattr(model, "loss", None):
         return None, None
-    return model.loss, (model.get_compile_config() or {}).get("loss_weights")
+    return model.loss, loss_weights_of(model)
 
 
 def finetune_model(
@@ -112,17 +113,17 @@ class _Distilled:
 def distillation(teacher, losses):
     """Returns the function that tells how far a model's outputs are from a teacher's.
 
-    For classes it is the Kullback-Leibler divergence at temperature 2, times 4; for sigmoids the binary cross-entropy; else the
-    mean squared difference.
+    For classes it is the Kullback-Leibler divergence at temperature 2, times 4; for sigmoids, and for logits that a binary loss takes,
+    the binary cross-entropy; else the mean squared difference.
 
     Args:
       teacher: a tf_keras model.
-      losses: what the outputs are trained with, one loss or one for each; tells logits from other numbers.
+      losses: what the outputs are trained with, one loss or one for each, by name perhaps; tells logits from other numbers.
 
     Returns:
       `distance(x, outputs)`, a scalar, summed over the outputs.
     """
-    losses = tf.nest.flatten(losses)
+    losses = _by_output(teacher, losses)
     activations = [_last_activation(output) for output in teacher.outputs]
     losses = losses if len(losses) == len(activations) else [None] * len(activations)
 
@@ -139,6 +140,8 @@ def distillation(teacher, losses):
 def _distance(activation, loss, wanted, got):
     if activation is keras.activations.sigmoid:
         return tf.reduce_mean(keras.losses.binary_crossentropy(wanted, got))
+    if _is_binary(loss) and getattr(loss, "from_logits", False):
+        return tf.reduce_mean(keras.losses.binary_crossentropy(tf.sigmoid(wanted), got, from_logits=True))
     if activation is keras.activations.softmax:
         wanted, got = (tf.math.log(tf.maximum(value, 1e-7)) for value in (wanted, got))
     elif not (_is_classification(loss) and wanted.shape[-1] > 1):
@@ -150,7 +153,7 @@ def _distance(activation, loss, wanted, got):
 def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=None):
     """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
     loss, loss_weights = losses
-    loss = _usual_loss(model, dataset) if loss is None else _for_labels(loss, dataset)
+    loss = _usual_loss(model, dataset) if loss is None else _for_labels(model, loss, dataset)
     single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
     mixins = ([] if teacher is None else [_Distilled]) + ([] if extra is None else [extra[0]])
     # A class of its own each time: Keras changes the bases of what is made from inputs and outputs, for good.
@@ -159,24 +162,53 @@ def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=
         view.distance = distillation(teacher, loss)
     for name, value in ({} if extra is None else extra[1]).items():
         setattr(view, name, value)
-    metrics = ["accuracy"] if _is_classification(single) else None
-    view.compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics)
+    if isinstance(optimizer, keras.optimizers.Optimizer) and _computes_in_float16(model):
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    view.compile(optimizer, loss, loss_weights=loss_weights, metrics=_metrics(model, single))
     return view
 
 
-def _for_labels(loss, dataset):
+def _metrics(model, loss):
+    """The accuracy of a classifier; where every output is a class of its own, that of each, at the threshold that its loss implies."""
+    if not _is_classification(loss):
+        return None
+    if _is_binary(loss) and _last_activation(model.outputs[0]) is not keras.activations.softmax:
+        threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
+        return [keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)]
+    return ["accuracy"]
+
+
+def _computes_in_float16(model) -> bool:
+    """Whether gradients underflow unless the loss is scaled; Keras sees to it only where the model itself has such a policy."""
+    return any(getattr(module, "compute_dtype", None) == "float16" for module in model.submodules)
+
+
+def _by_output(model, values) -> list:
+    """What is given for each output, in order; None where it is given by name and the output's is missing."""
+    if isinstance(values, dict) and not isinstance(model.output, dict):
+        return [values.get(name) for name in model.output_names]
+    return tf.nest.flatten(values)
+
+
+def _for_labels(model, loss, dataset):
     """The same losses; those of Keras 3 are told what rank their labels have."""
-    ranks = [label.shape.rank for label in tf.nest.flatten(dataset.element_spec[1])]
+    ranks = [None if label is None else label.shape.rank for label in _by_output(model, dataset.element_spec[1])]
+    if isinstance(loss, dict) and not isinstance(model.output, dict):
+        by_name = dict(zip(model.output_names, ranks))
+        return {name: _for_rank(one, by_name.get(name)) for name, one in loss.items()}
     leaves = tf.nest.flatten(loss)
     ranks = ranks if len(ranks) == len(leaves) else [None] * len(leaves)
-    fitted = [leaf.for_labels(rank) if isinstance(leaf, CarriedLoss) else leaf for leaf, rank in zip(leaves, ranks)]
-    return tf.nest.pack_sequence_as(loss, fitted)
+    return tf.nest.pack_sequence_as(loss, [_for_rank(leaf, rank) for leaf, rank in zip(leaves, ranks)])
+
+
+def _for_rank(loss, rank):
+    return loss.for_labels(rank) if isinstance(loss, CarriedLoss) else loss
 
 
 def _usual_loss(model, dataset):
     """The loss that fits each output's last activation and its labels; one alone, not a list, for a single output."""
-    labels = tf.nest.flatten(dataset.element_spec[1])
-    losses = [_loss_of_output(output, label) for output, label in zip(model.outputs, labels)]
+    labels = _by_output(model, dataset.element_spec[1])
+    losses = [label if label is None else _loss_of_output(output, label) for output, label in zip(model.outputs, labels)]
     return losses[0] if len(losses) == 1 else losses
 
 
@@ -195,15 +227,31 @@ def _loss_of_output(output, label):
 
 
 def _last_activation(output):
-    """The activation of the layer that makes an output; None where it has none."""
+    """The activation that an output's numbers come from, whatever only moves them behind it; None where there is none."""
     layer = output.node.layer
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
-    return keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
+    while isinstance(layer, keras.Model) or _only_moves(layer):
+        within = layer.outputs[output._keras_history.tensor_index] if isinstance(layer, keras.Model) else None
+        output = output.node.keras_inputs[0] if within is None else within
+        layer = output.node.layer
+    return activation_of(layer)
+
+
+def _only_moves(layer) -> bool:
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, (keras.layers.Reshape, keras.layers.Flatten))
 
 
 def _is_classification(loss) -> bool:
+    return "crossentropy" in _name(loss)
+
+
+def _is_binary(loss) -> bool:
+    return _is_classification(loss) and "binary" in _name(loss)
+
+
+def _name(loss) -> str:
+    """The name of a single loss in small letters; none for several."""
     if isinstance(loss, (dict, list, tuple)):
-        return False
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    return "crossentropy" in name.lower()
+        return ""
+    return (loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()

@@ -206,6 +206,20 @@ def _parts(model) -> str:
     return ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "") if parts else "none that Keras knows of"
 
 
+def activation_of(layer):
+    """Returns the activation of a layer; softmax and sigmoid as `keras.activations` has them, whoever else wrote them; None for none."""
+    if isinstance(layer, keras.layers.Softmax):
+        return keras.activations.softmax
+    activation = getattr(layer, "activation", None) or getattr(layer, "function", None)  # of a layer, of a TensorFlow operator
+    known = {"softmax": keras.activations.softmax, "softmax_v2": keras.activations.softmax, "sigmoid": keras.activations.sigmoid}
+    return known.get(getattr(activation, "__name__", None), getattr(layer, "activation", None))
+
+
+def input_keys(model) -> list:
+    """Returns the names that data as a dict have for the inputs of a model, in the order of `model.inputs`."""
+    return sorted(model.input) if isinstance(model.input, dict) else list(model.input_names)
+
+
 def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
     """Walks the call events in inference mode.
 

@@ -602,3 +602,19 @@ def test_the_digits_fit_a_classifier_of_ten_and_not_of_nine(digits):
     check_data(digits.train, classifier())
     with pytest.raises(DataError, match="labels in 0..8 .*, got 9"):
         check_data(digits.train, classifier(num_classes=9))
+
+
+def test_a_loss_that_is_no_crossentropy_alone_knows_its_labels():
+    model, x = classifier(), images_and_labels()[0]
+    ids, shorter = np.arange(len(x)) + 200, np.zeros((len(x), 2))
+    for labels in (ids, shorter):
+        with pytest.raises(DataError, match="expected labels"):
+            check_data((x, labels), model)
+        model.compile("sgd", lambda y, z: tf.reduce_mean(z, -1))
+        check_data((x, labels), model)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(DataError, match="as many labels as inputs"):
+        check_data(tf.data.Dataset.from_tensors((x, ids[:-1])), model)
+    several = two_by_two()
+    several.compile("sgd", {"p": "mse"})
+    check_data(((A, B), {"p": np.zeros([3, 4])}), several)

@@ -68,7 +68,7 @@ def test_residual_networks_are_those_of_the_shipped_cards():
 
 
 def test_unfit_families_and_missing_models_are_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"family for inputs of shape \(24, 2\), one of series_cnn, mlp, vit, mixer, recurrent, got 'concat_cnn'"):
+    with pytest.raises(ArgumentError, match=r"of shape \(24, 2\), one of series_cnn, mlp, vit, mixer, recurrent, got 'concat_cnn'"):
         architecture("concat_cnn", 0, (24, 2), 3)
     with pytest.raises(ArgumentError, match="expected families among plain_cnn.*got \\['resnet'\\]"):
         make_data_models(tmp_path, families=["resnet"])

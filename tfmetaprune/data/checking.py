@@ -7,6 +7,7 @@ import numpy as np
 from tfmetaprune._keras import tf
 from tfmetaprune.data.conversion import as_dataset
 from tfmetaprune.errors import DataError, UnsupportedModelError
+from tfmetaprune.trace import input_keys
 
 _NUM_CHECKED_BATCHES = 50
 
@@ -16,7 +17,8 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
 
     The first batch is checked in full. Where the labels are class indices (integers [batch] or [batch, 1] for
     an output [batch, n] with n >= 2), their range is checked in the first 50 batches. With several outputs, only the
-    number of label arrays is checked. A dataset that reshuffles itself counts this as one of its iterations.
+    number of label arrays is checked; of a model that is compiled with another loss than a crossentropy, which alone knows what
+    labels it takes, only that there are as many labels as inputs. A dataset that reshuffles itself counts this as one of its iterations.
 
     Args:
       dataset: batched `tf.data.Dataset`, or anything else that `as_dataset` takes.
@@ -65,7 +67,7 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
 
 def _check_inputs(x, model):
     """Raises DataError unless a batch x fits the model's inputs in number, names, shapes and dtypes."""
-    names = sorted(model.input) if isinstance(model.input, dict) else model.input_names
+    names = input_keys(model)
     if isinstance(x, dict) and not set(names) <= set(x):
         raise DataError(f"check_data: expected the inputs {names}, got {sorted(x)}. Name the entries of x like these.")
     values = [x[name] for name in names] if isinstance(x, dict) else tf.nest.flatten(x)
@@ -90,14 +92,14 @@ def _check_labels(batch, model):
     """Raises DataError unless the labels fit the outputs; returns the number of classes if they are class indices."""
     if len(batch) < 2:
         raise DataError("check_data: expected labels, got inputs alone. Pass tuples (x, y).")
-    labels, names = tf.nest.flatten(batch[1]), model.output_names
-    if len(labels) != len(names):
+    labels, names, has_own_loss = tf.nest.flatten(batch[1]), model.output_names, _has_own_loss(model)
+    if len(labels) != len(names) and not has_own_loss:
         raise DataError(f"check_data: expected labels for {names}, got {len(labels)}. Give y one for each output.")
     lengths = [leaf.shape[0] for leaf in tf.nest.flatten(batch[:2])]
     if len(set(lengths)) != 1:
         raise DataError(f"check_data: expected as many labels as inputs, got lengths {lengths}. Pair them one to one.")
     shape, output = labels[0].shape, model.outputs[0].shape
-    if len(labels) > 1 or output.rank != 2:
+    if has_own_loss or len(labels) > 1 or output.rank != 2:
         return None
     if shape.rank == 2 and shape[1] not in (1, output[1]):
         raise DataError(
@@ -106,3 +108,12 @@ def _check_labels(batch, model):
         )
     is_index = labels[0].dtype.is_integer and (shape.rank == 1 or shape[1:] == [1]) and output[1] > 1
     return output[1] if is_index else None
+
+
+def _has_own_loss(model) -> bool:
+    """Whether a model is compiled with something else than one crossentropy, for its outputs that are classes."""
+    loss = getattr(model, "loss", None)
+    if not loss:
+        return False
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return isinstance(loss, (dict, list, tuple)) or "crossentropy" not in name.lower()

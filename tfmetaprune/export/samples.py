@@ -4,6 +4,7 @@ import numpy as np
 
 from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
+from tfmetaprune.trace import input_keys
 
 MAX_CALIBRATION_SAMPLES = 256
 MAX_CHECK_SAMPLES = 32
@@ -26,7 +27,7 @@ def representative_arrays(model, data):
 
 def _model_inputs(model, data):
     """Picks x out of x, (x, y) or (x, y, w), and returns its arrays in the order of the model's inputs."""
-    names = sorted(model.input) if isinstance(model.input, dict) else model.input_names
+    names = input_keys(model)
     if isinstance(data, (tuple, list)) and data and (len(names) == 1 or isinstance(data[0], (tuple, list, dict))):
         return _model_inputs(model, data[0])
     if isinstance(data, dict):

@@ -5,7 +5,7 @@ import numpy as np
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 from tfmetaprune.graph.schema import STATISTICS_NAMES
-from tfmetaprune.trace import carry_mask, map_inputs, run
+from tfmetaprune.trace import activation_of, carry_mask, input_keys, map_inputs, run
 
 _CHUNK, _CHUNK_BYTES = 32, 2 * 2**30  # samples in one backward pass, and their activations, so that large networks fit into memory
 _LIMIT = 10.0  # of a log ratio
@@ -60,12 +60,13 @@ def _chunks(trace, dataset, num_samples):
     for batch in dataset:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(x, dict):
-            missing = [name for name in trace.model.input_names if name not in x]
+            names = input_keys(trace.model)
+            missing = [name for name in names if name not in x]
             if missing:
                 raise DataError(
                     f"channel_statistics: expected the inputs {missing}, got {sorted(x)}. Name them in the dataset."
                 )
-            x = [x[name] for name in trace.model.input_names]
+            x = [x[name] for name in names]
         inputs = [tf.convert_to_tensor(value) for value in tf.nest.flatten(x)]
         wanted = [trace.shapes[index] for index in trace.inputs]
         fits = len(inputs) == len(wanted) and all(map(_compatible, inputs, wanted))
@@ -179,7 +180,7 @@ def _is_softmax(trace, tensor) -> bool:
     maker = next((call.layer for call in trace.calls if tensor in call.outputs), None)
     if isinstance(maker, keras.layers.Softmax):
         return maker.axis in (-1, len(trace.shapes[tensor]) - 1)
-    return getattr(maker, "activation", None) is keras.activations.softmax
+    return activation_of(maker) is keras.activations.softmax
 
 
 def _relative(channels, totals, num_read) -> np.ndarray:

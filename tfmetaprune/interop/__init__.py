@@ -11,12 +11,12 @@ from collections.abc import Callable
 from tfmetaprune.interop.back import to_keras3
 from tfmetaprune.interop.carried import CarriedLayer, CarriedOperation
 from tfmetaprune.interop.forward import to_tf_keras
-from tfmetaprune.interop.losses import CarriedLoss, carried_losses
+from tfmetaprune.interop.losses import CarriedLoss, carried_losses, loss_weights_of
 from tfmetaprune.interop.partners import reset_slots, weight_partners
 
 __all__ = [
-    "CarriedLayer", "CarriedLoss", "CarriedOperation", "carried_losses", "carry", "is_keras3", "reset_slots", "to_keras3", "to_tf_keras",
-    "weight_partners",
+    "CarriedLayer", "CarriedLoss", "CarriedOperation", "carried_losses", "carry", "is_keras3", "loss_weights_of", "reset_slots",
+    "to_keras3", "to_tf_keras", "weight_partners",
 ]  # fmt: skip
 
 

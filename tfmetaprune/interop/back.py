@@ -261,7 +261,7 @@ def _copy_compile_state(original, model):
         if not config:
             raise ValueError("it cannot be described by a config")
         model.compile_from_config(config)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+    except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
         warnings.warn(
             f"Model {original.name!r}: expected a compile state that can be copied, got: {error}. "
             f"The new model is not compiled; compile it yourself.", stacklevel=3,

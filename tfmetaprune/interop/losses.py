@@ -1,5 +1,7 @@
 """The loss of a compiled Keras 3 model, as tf_keras takes it."""
 
+import sys
+
 from tfmetaprune._keras import keras, tf
 
 
@@ -16,15 +18,22 @@ def carried_losses(model):
     """
     if not getattr(model, "compiled", False) or getattr(model, "loss", None) is None:
         return None, None
-    weights = (model.get_compile_config() or {}).get("loss_weights")
-    return tf.nest.map_structure(_carried_loss, model.loss), weights
+    return tf.nest.map_structure(_carried_loss, model.loss), loss_weights_of(model)
+
+
+def loss_weights_of(model):
+    """Returns the loss weights that a model of either Keras was compiled with; None for none.
+
+    They are read as they were given: a config of the whole compile state needs an optimizer that can be serialized.
+    """
+    return getattr(getattr(model, "_compile_config", None), "config", {}).get("loss_weights")
 
 
 def _carried_loss(loss):
     if loss is None or isinstance(loss, str):
         return loss
     namesake = getattr(keras.losses, type(loss).__name__, None)
-    if namesake is not None and hasattr(loss, "get_config"):
+    if namesake is not None and _is_of_keras(loss):
         config = {key: value for key, value in loss.get_config().items() if key != "dtype"}
         try:
             return namesake.from_config({**config, "reduction": config.get("reduction") or "none"})
@@ -34,8 +43,13 @@ def _carried_loss(loss):
     return CarriedLoss(loss, None)
 
 
+def _is_of_keras(loss) -> bool:
+    """Whether this is a loss object of Keras 3 itself, not one that a user wrote."""
+    return type(loss) is getattr(sys.modules["keras"].losses, type(loss).__name__, None)
+
+
 class CarriedLoss:
-    """A loss of Keras 3 that tf_keras calls as a function.
+    """A loss of Keras 3 that tf_keras calls as a function, to weigh and reduce what it puts out for each example.
 
     Args:
       loss: the Keras 3 loss, an object or a function.
@@ -49,7 +63,10 @@ class CarriedLoss:
     def __call__(self, y_true, y_pred):
         if self.label_rank == 1 and y_true.shape.rank == 2:
             y_true = tf.squeeze(y_true, -1)
-        return self.loss(y_true, y_pred)
+        if not isinstance(self.loss, sys.modules["keras"].losses.Loss):
+            return self.loss(y_true, y_pred)
+        values = self.loss.call(tf.cast(y_true, y_pred.dtype), y_pred)
+        return values * tf.cast(tf.size(values), values.dtype) if self.loss.reduction == "sum" else values  # tf_keras takes the mean
 
     def for_labels(self, label_rank):
         """Returns the same loss for labels of this rank."""

@@ -97,8 +97,19 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[
             break
     if not count:
         raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
-    whole = [tf.concat(parts, 0) for parts in zip(*batches)]
-    return [[value[begin : begin + chunk] for begin in range(0, count, chunk)] for value in whole]
+    chunks = []
+    for alike in of_one_shape(batches):
+        whole = [tf.concat(parts, 0) for parts in zip(*alike)]
+        chunks += [[value[begin : begin + chunk] for value in whole] for begin in range(0, len(whole[0]), chunk)]
+    return [list(each) for each in zip(*chunks)]
+
+
+def of_one_shape(batches) -> list[list]:
+    """Sorts batches, each a list of the model's inputs, into those whose examples have the same shapes."""
+    alike = {}
+    for batch in batches:
+        alike.setdefault(tuple(tuple(value.shape[1:]) for value in batch), []).append(batch)
+    return list(alike.values())
 
 
 def bytes_per_sample(trace, inputs) -> int:

@@ -260,12 +260,13 @@ class _Builder:
 
 def _copy_state(old, new):
     _copy_trainable(old, new)
-    config = old.get_compile_config() if getattr(old, "optimizer", None) is not None else None
-    if config is None:
+    if getattr(old, "optimizer", None) is None:
         return
     try:
-        new.compile_from_config(config)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        config = old.get_compile_config()
+        if config is not None:
+            new.compile_from_config(config)
+    except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
         warnings.warn(
             f"Model {old.name!r}: expected a compile state that can be copied, got {error}. "
             f"The new model is not compiled; compile it yourself.", stacklevel=3,

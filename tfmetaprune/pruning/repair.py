@@ -6,7 +6,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
 from tfmetaprune.pruning.masking import batch_normalize, is_batch_norm
 from tfmetaprune.pruning.rebuild import replace_weights
-from tfmetaprune.trace import run, trace_model
+from tfmetaprune.trace import input_keys, run, trace_model
 
 
 def reestimate_bn(model, dataset, *, num_batches: int = 50):
@@ -50,7 +50,7 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
 def model_inputs(model, batch) -> list:
     """Returns the model's inputs, a list of tensors in order, from a batch as `fit` takes it."""
     x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    x = [x[name] for name in model.input_names] if isinstance(x, dict) else tf.nest.flatten(x)
+    x = [x[name] for name in input_keys(model) if name in x] if isinstance(x, dict) else tf.nest.flatten(x)
     if len(x) != len(model.inputs):
         raise DataError(f"Data: expected {len(model.inputs)} inputs, got {len(x)}. Make the data fit the model.")
     return [tf.cast(value, tensor.dtype) for value, tensor in zip(x, model.inputs)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
-from tfmetaprune.pruning.least_squares import MEMORY_BYTES, bytes_per_sample, fit_least_squares
+from tfmetaprune.pruning.least_squares import MEMORY_BYTES, bytes_per_sample, fit_least_squares, of_one_shape
 from tfmetaprune.pruning.masking import run_masked
 from tfmetaprune.pruning.plan import make_plan
 from tfmetaprune.pruning.repair import model_inputs
@@ -95,6 +95,7 @@ class Search:
 
 
 def _read(trace, dataset) -> list[tf.Tensor]:
+    """Reads inputs of the shape that most of them have: what is compiled is for one."""
     batches, count = [], 0
     for batch in dataset:
         inputs = model_inputs(trace.model, batch)
@@ -104,7 +105,8 @@ def _read(trace, dataset) -> list[tf.Tensor]:
             break
     if not count:
         raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
-    return [tf.concat(parts, 0) for parts in zip(*batches)]
+    most = max(of_one_shape(batches), key=lambda alike: sum(len(batch[0]) for batch in alike))
+    return [tf.concat(parts, 0) for parts in zip(*most)]
 
 
 class _Step:
