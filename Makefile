@@ -41,8 +41,8 @@ metanetwork: setup
 
 universal: setup
 	$(BIN)/python -m pip install --quiet --editable '.[data]'
-	$(BIN)/tfmetaprune zoo make runs/zoo --data digits,ucr/JapaneseVowels_eq,ucr/OSULeaf --seeds 16 --held-out 2
-	$(BIN)/tfmetaprune meta-train --zoo runs/zoo --out runs/universal --steps 12000 --fisher-weight 1 --perturbation 0.05 \
+	$(BIN)/tfmetaprune zoo make runs/universal/zoo --data digits,ucr/JapaneseVowels_eq,ucr/OSULeaf --seeds 16 --held-out 2
+	$(BIN)/tfmetaprune meta-train --zoo runs/universal/zoo --out runs/universal --steps 12000 --fisher-weight 1 --perturbation 0.05 \
 	    --num-validation 12 --validate-every 1000 --patience 0 --resume
 
 notebooks: setup

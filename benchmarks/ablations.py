@@ -24,7 +24,8 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import load
 from tfmetaprune.graph import schema
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork
-from tfmetaprune.metatrain.data_models import BATCH_SIZE, make_data_models
+from tfmetaprune.metatrain.data_models import BATCH_SIZE, ORDER_SEED, make_data_models
+from tfmetaprune.metatrain.families import DEFAULT_FAMILIES
 from tfmetaprune.metatrain.mixed import split_zoo
 from tfmetaprune.metatrain.prepared import prepare_data_models
 from tfmetaprune.metatrain.select import SPEEDUPS, accuracies, area, generated, load_judges, paired
@@ -143,12 +144,15 @@ class Bench:
     """
 
     def __init__(self, zoo, folder, log):
-        self.folder, self.log, self._prepared = folder, log, {}
-        self.files = [file for file in split_zoo(zoo, data=DATA) if file.seed < NUM_SEEDS]
-        judged = [file for file in split_zoo(zoo, data=DATA, held_out=True) if file.seed in HELD_OUT]
+        self.log, self._prepared = log, {}
+        kinds = {"families": DEFAULT_FAMILIES, "data": DATA}
+        self.files = [file for file in split_zoo(zoo, **kinds) if file.seed < NUM_SEEDS]
+        judged = [file for file in split_zoo(zoo, **kinds, held_out=True) if file.seed in HELD_OUT]
         self.zoo = hashlib.sha256("".join(file.digest(zoo) for file in (*self.files, *judged)).encode()).hexdigest()[:8]
+        self.folder = folder / self.zoo
         self.judges = load_judges(zoo, judged)
         self._models = [file.load(zoo) for file in self.files]
+        tf.random.set_seed(ORDER_SEED)  # the order of the examples depends on it
         datasets = {file.data: load(file.data, batch_size=BATCH_SIZE).train for file in self.files}
         self._datasets = [datasets[file.data] for file in self.files]
 
@@ -223,7 +227,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/ablations.md"))
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/ablations"), help="where trainings are kept")
-    parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/zoo"))
+    parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/universal/zoo"))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
     make_data_models(options.zoo, data=DATA, seeds=[*range(NUM_SEEDS), *HELD_OUT])

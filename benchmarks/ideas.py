@@ -131,7 +131,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/ideas.md"))
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/ideas"), help="where metanetworks are kept")
-    parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/zoo"))
+    parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/ideas/zoo"), help="all of it is trained on")
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=list(IDEAS))
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS)
     parser.add_argument("--only-train", action="store_true", help="stop before they are judged; several may run side by side")

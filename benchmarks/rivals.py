@@ -59,20 +59,32 @@ def files_of(card, kind) -> list[DataModelFile]:
 
 
 def check_card(name, card):
-    """Raises ArgumentError if a metanetwork was trained on data of `UNSEEN`, or chosen by networks of this benchmark."""
+    """Raises ArgumentError if a metanetwork was trained on data or families that are to be unseen, or chosen by what is measured here."""
     pairs = {pair for setting in (SETTINGS | OTHER_FAMILIES).values() for pair in setting}
-    seen = sorted({file.data for file in files_of(card, "trained_on")} & set(UNSEEN))
+    trained, selection = files_of(card, "trained_on"), card.get("selection", {})
+    selected = map(DataModelFile.from_file_name, (f"{model}.keras" for model in selection.get("models", [])))
+    known = [*trained, *files_of(card, "validated_on"), *filter(None, selected)]
+    new_families = {family for setting in OTHER_FAMILIES.values() for family, _ in setting}
+    seen = {file.data for file in known if _images_of(file.data) in map(_images_of, UNSEEN)} | {
+        file.family for file in trained if file.family in new_families
+    }  # fmt: skip
     if seen:
         raise ArgumentError(
-            f"Metanetwork {name!r}: expected training without {', '.join(UNSEEN)}, got {', '.join(seen)}. Train it without these."
+            f"Metanetwork {name!r}: expected training and choice without {', '.join(UNSEEN)} and training without other families, got "
+            f"{', '.join(sorted(seen))}. Train it without these."
         )
-    chosen = [file.file_name for kind in ("trained_on", "validated_on") for file in files_of(card, kind)]
-    chosen += [f"{model}.keras" for model in card.get("selection", {}).get("models", [])]
-    here = [file for file in map(DataModelFile.from_file_name, chosen) if file and file.seed >= FIRST_SEED and file[0:3:2] in pairs]
+    if selection.get("split") == "test":
+        raise ArgumentError(f"Metanetwork {name!r}: expected a choice by validation splits, got the test splits. Select it anew.")
+    here = [file for file in known if file.seed >= FIRST_SEED and file[0:3:2] in pairs]
     if here:
         raise ArgumentError(
             f"Metanetwork {name!r}: expected seeds below {FIRST_SEED} in its card, got {here[0].file_name}. Choose it by other networks."
         )
+
+
+def _images_of(data) -> str:
+    """The name of a data set without the size that its images get."""
+    return data if data.startswith("ucr/") else data.partition("/")[0]
 
 
 def described(files) -> str:

@@ -255,7 +255,7 @@ class Bench:
                 "takes true labels."
             )
         if "bn_scale" in self.ways:
-            yield "`bn_scale` is |gamma|, and the unpruned network's group L2 where there is no BatchNormalization (mlp, vit)."
+            yield "`bn_scale` is |gamma|, and the unpruned network's group L2 where there is no BatchNormalization."
         if self.choices:
             yield (
                 f"*{CHOICE}* is what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "

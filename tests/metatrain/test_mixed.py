@@ -9,8 +9,11 @@ from typer.testing import CliRunner
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.cli import app
 from tfmetaprune.errors import ArgumentError
-from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork
+from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork, save_metanetwork
+from tfmetaprune.metatrain import mixed
 from tfmetaprune.metatrain import select as selecting
+from tfmetaprune.metatrain.data_models import make_data_models
+from tfmetaprune.metatrain.mixed import select_on_zoo, split_zoo
 from tfmetaprune.metatrain.prepared import prepare_data_models
 from tfmetaprune.metatrain.select import (
     NONE,
@@ -212,8 +215,57 @@ def test_from_a_zoo_to_a_selection_on_the_command_line(tmp_path):
     options = ["--zoo", zoo, "--out", tmp_path / "chosen", "--budgets", "0", "--repairs", "bn", "--speedups", "2,4"]
     printed = json.loads(run("select", out / "mine.keras", *options, "--json"))
     assert printed == json.loads((tmp_path / "chosen" / "selection.json").read_text())
-    if printed["winner"] == "mine":
-        assert json.loads((tmp_path / "chosen" / "mine.json").read_text())["selection"] == printed
-        assert load_metanetwork(tmp_path / "chosen" / "mine.keras").config.hidden == 4
+    assert (printed["winner"] == "mine") == (tmp_path / "chosen" / "mine.keras").exists()
     assert "Best: " in run("select", out / "mine.keras", *options)
     run("select", "digits", "--zoo", tmp_path / "none", "--out", out, code=2)
+
+
+def test_the_winner_is_written_with_its_card_but_never_chosen_by_test(tmp_path, monkeypatch):
+    zoo, metanet = tmp_path / "zoo", _metanet()
+    make_data_models(zoo, families=["mlp"], seeds=[1000], variants=[0], steps=1)
+    save_metanetwork(metanet, tmp_path / "mine.keras", {"command": "by hand"})
+    monkeypatch.setattr(mixed, "select", lambda *_, **__: {"winner": "mine"})
+    for split in ("validation", "test"):
+        (tmp_path / split).mkdir()
+        select_on_zoo([tmp_path / "mine.keras"], zoo, tmp_path / split, split=split)
+    card = json.loads((tmp_path / "validation" / "mine.json").read_text())
+    assert card["command"] == "by hand" and card["selection"] == {"split": "validation", "winner": "mine"}
+    assert load_metanetwork(tmp_path / "validation" / "mine.keras").config == metanet.config
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["selection.json"]
+
+
+def test_few_held_out_networks_are_of_all_families(tmp_path):
+    for name in ("concat_cnn-0--digits--1000", "mlp-0--digits--1000", "mlp-0--digits--1001", "mlp-0--waves--1000", "vit-0--waves--1000"):
+        (tmp_path / f"{name}.keras").touch()
+    order = [(file.family, file.data, file.seed) for file in split_zoo(tmp_path, held_out=True, number=4)]
+    assert order == [("concat_cnn", "digits", 1000), ("mlp", "digits", 1000), ("vit", "waves", 1000), ("mlp", "waves", 1000)]
+    assert split_zoo(tmp_path, held_out=True, number=9)[-1].seed == 1001 and len(split_zoo(tmp_path, held_out=True)) == 5
+
+
+def test_only_the_same_training_goes_on(images, tmp_path):
+    def trainer(seed=0, **settings):
+        settings = {"steps": 2, "batch_size": 16, "warmup": 1, "checkpoint_every": 1, **settings}
+        return MetaTrainer(_metanet(), [mlp((8, 8, 1), 3, widths=(4, 6), seed=seed)], images, MetaTraining(**settings), tmp_path)
+
+    trainer().train(resume=True)
+    log = (tmp_path / "log.jsonl").read_text()
+    with pytest.raises(ArgumentError, match="expected a folder without checkpoints.*--resume"):
+        trainer().train()
+    for other, name in ((trainer(perturbation=0.1), "settings perturbation"), (trainer(seed=1), "data_models weights")):
+        with pytest.raises(ArgumentError, match=f"one that differs in {name}. Start"):
+            other.train(resume=True)
+    assert (tmp_path / "log.jsonl").read_text() == log
+    longer = trainer(steps=3)
+    longer.train(resume=True)
+    assert int(longer.step) == 3 and (tmp_path / "log.jsonl").read_text().startswith(log)
+
+
+def test_networks_that_differ_in_an_activation_alone_share_nothing(images):
+    def model(activation):
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Dense(6, activation)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    settings = MetaTraining(steps=1, batch_size=16)
+    relu, tanh, again = (each.gradients[0] for each in prepare_data_models([model("relu"), model("tanh"), model("relu")], images, settings))
+    assert relu is again and relu is not tanh

@@ -84,8 +84,19 @@ def test_cards_that_have_seen_what_is_to_be_unseen_are_refused():
     fine = {"trained_on": ["mlp-0--digits--3.keras"], "validated_on": ["vit-0--digits--1001.keras"]}
     check_card("fine", {"data_models": fine})
     check_card("of other make", {"data_models": {"architecture": "residual_cnn"}})
-    with pytest.raises(ArgumentError, match="expected training without mnist_5k/14, ucr/ItalyPowerDemand, got mnist_5k/14"):
+    with pytest.raises(ArgumentError, match="expected training and choice without mnist_5k/14, ucr/Italy.* got mnist_5k/14"):
         check_card("seen", {"data_models": {"trained_on": ["mlp-1--mnist_5k@14--3.keras"]}})
+    for other, got in (
+        ({"trained_on": ["mlp-1--mnist_5k--3.keras"]}, "mnist_5k"), ({"trained_on": ["mixer-1--digits--3.keras"]}, "mixer"),
+        ({**fine, "validated_on": ["mlp-0--mnist_5k@14--1000.keras"]}, "mnist_5k/14"),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=f"got {got}. Train it without"):
+            check_card("seen", {"data_models": other})
+    with pytest.raises(ArgumentError, match="got mnist_5k/14"):
+        check_card("seen", {"data_models": fine, "selection": {"models": ["mlp-2--mnist_5k@14--1000"]}})
+    with pytest.raises(ArgumentError, match="expected a choice by validation splits"):
+        check_card("tested", {"data_models": fine, "selection": {"models": ["mlp-2--digits--1000"], "split": "test"}})
+    check_card("chosen well", {"data_models": fine, "selection": {"models": ["mlp-2--digits--1000"], "split": "validation"}})
     with pytest.raises(ArgumentError, match="expected seeds below 1010 in its card, got vit-3--digits--1011.keras"):
         check_card("chosen", {"data_models": {**fine, "validated_on": ["vit-3--digits--1011.keras"]}})
     with pytest.raises(ArgumentError, match="got mlp-2--digits--1010.keras"):

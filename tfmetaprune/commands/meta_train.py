@@ -10,6 +10,11 @@ from tfmetaprune.commands.app import app, examples
 from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, names, quiet, results, use_data_dir
 from tfmetaprune.errors import ArgumentError
 
+_OF_ZOOS = {  # options that have an effect with --zoo alone
+    "families", "data", "validation_families", "validation_data", "num_validation", "validation_repair", "validate_every", "patience",
+    "name", "hidden", "layers", "fisher_weight", "perturbation",
+}  # fmt: skip
+
 
 @app.command(
     "meta-train",
@@ -23,6 +28,7 @@ from tfmetaprune.errors import ArgumentError
     ),
 )
 def meta_train(
+    context: typer.Context,
     out: Annotated[pathlib.Path, typer.Option(help="Folder for checkpoints, log and metanetwork.")] = pathlib.Path(
         "runs/digits"
     ),
@@ -61,6 +67,7 @@ def meta_train(
     weight = {} if regularization is None else {"regularization": regularization}
     use_data_dir(data_dir)
     with results(as_json, is_quiet) as done:
+        _check_options(context, zoo)
         _check(objective, regularization, strategy, zoo)
         if zoo is not None:
             with quiet():
@@ -101,6 +108,16 @@ def meta_train(
         if "measured" in card:
             done.show(curve_table(card["measured"]))
         done.show(f"Written to {out}: the metanetwork and its card")
+
+
+def _check_options(context, zoo):
+    """Raises ArgumentError for options that would have no effect with, or without, a zoo."""
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+    lost = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given & (_OF_ZOOS if zoo is None else {"num_models"})))
+    if lost and zoo is None:
+        raise ArgumentError(f"meta-train: expected --zoo DIR for {lost}, got none. Make one: tfmetaprune zoo make DIR")
+    if lost:
+        raise ArgumentError(f"meta-train: expected no {lost} with --zoo, which trains on what the zoo holds. Leave it out.")
 
 
 def _check(objective, regularization, strategy, zoo):

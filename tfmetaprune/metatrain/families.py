@@ -148,8 +148,8 @@ def architecture(family, variant, input_shape, num_classes) -> dict:
 
     Args:
       family: a name of `FAMILIES`.
-      variant: 0 for the defaults; another number draws, always the same for the same input shape, until there are 20 to 150
-        thousand parameters.
+      variant: 0 for the defaults; another number draws, always the same for the same input shape and number of classes, until there
+        are 20 to 150 thousand parameters.
       input_shape: of one input, a tuple.
       num_classes: number of outputs.
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfmetaprune._keras import keras
+from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetConfig, MetaNetwork, load_metanetwork, save_metanetwork
 from tfmetaprune.metanet.pretrained import load_card
 from tfmetaprune.metatrain.command import HELD_OUT_SEED, PACKAGES
-from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile, list_data_models, logged_models
+from tfmetaprune.metatrain.data_models import BATCH_SIZE, ORDER_SEED, DataModelFile, list_data_models, logged_models
 from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
 from tfmetaprune.metatrain.searching import load_searched
 from tfmetaprune.metatrain.select import NONE, load_judges, pruning_objective, select
@@ -45,11 +45,15 @@ def split_zoo(folder, *, families=None, data=None, held_out=False, number=None):
     if not files:
         what, option = (f"seeds from {HELD_OUT_SEED} on", "--held-out") if held_out else (f"seeds below {HELD_OUT_SEED}", "--seeds")
         raise ArgumentError(f"Zoo {folder}: expected data models with {what}, got none. Make some: tfmetaprune zoo make {option} 2.")
-    turns = {}
+    groups, data_of = {}, {}
     for file in files:
-        turns.setdefault((file.family, file.data), []).append(file)
-    order = sorted((place, file) for group in turns.values() for place, file in enumerate(group))
-    return [file for _, file in order][:number]
+        groups.setdefault((file.family, file.data), []).append(file)
+        data_of.setdefault(file.family, []).append(file.data)
+    order = [(place, file) for group in groups.values() for place, file in enumerate(group)]
+    if number is None:
+        return [file for _, file in sorted(order)]
+    turns = {key: sorted({*data_of[key[0]]}).index(key[1]) for key in groups}  # each family once, before any comes again
+    return [file for *_, file in sorted((place, turns[file.family, file.data], file) for place, file in order)][:number]
 
 
 def meta_train_on_zoo(
@@ -119,6 +123,7 @@ def meta_train_on_zoo(
             f"--perturbation {settings.perturbation:g} --num-validation {num_validation} --validation-repair {validation_repair} "
             f"--validate-every {settings.validate_every} --patience {settings.patience} --hidden {config.hidden} "
             f"--layers {config.num_layers} --fisher-weight {config.fisher_weight:g}",
+            *([f"--regularization {settings.regularization:g}"] if settings.regularization is not None else []),
             *(f"--{option} {','.join(values)}" for option, values in chosen.items() if values),
         ]),
         "data": {"names": list(datasets)},
@@ -169,7 +174,7 @@ def select_on_zoo(
       metanets: names of shipped ones, or paths.
       zoo: folder of the zoo.
       out: folder for the measurements, `selection.json`, and the winner, if it is a metanetwork: its file and its card, with what
-        was measured under "selection".
+        was measured under "selection". None is written for the test split, which nothing may be chosen by.
       families: names to judge on; None for all.
       data: names of data sets to judge on; None for all.
       num_models: how many data models to judge on at most, of all families and data sets in turn; None for all.
@@ -195,7 +200,7 @@ def select_on_zoo(
     out = pathlib.Path(out)
     result = {"split": split, **select(loaded, judges, out, progress=lambda *done: report("curves", *done), **options)}
     (out / "selection.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if result["winner"] != NONE:
+    if result["winner"] != NONE and split != "test":
         winner = result["winner"]
         card = load_card(metanets[names.index(winner)])
         save_metanetwork(loaded[winner], out / f"{winner}.keras", {**card, "selection": result})
@@ -205,4 +210,5 @@ def select_on_zoo(
 def _train_split(name):
     from tfmetaprune.data import load
 
+    tf.random.set_seed(ORDER_SEED)
     return load(name, batch_size=BATCH_SIZE).train

@@ -129,12 +129,12 @@ def prepare_data_models(models, dataset, settings, rankings=None) -> list[DataMo
 
 def _prepare(trace, dataset, examples, settings, compiled) -> DataModel:
     """Prepares one data model; `compiled` holds what is compiled of every architecture seen so far."""
-    calls = [(type(c.layer).__name__, c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
+    calls = [(type(c.layer).__name__, _config(c.layer), c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
     layout = graph_layout(trace)
     parts = {(trace.calls[p.call].path, p.weight) for p in (*layout.columns, *layout.blocks)}
     alone = len(parts) < len(trace.model.weights)  # it has weights that no graph brings along
     shapes = [tuple(tensor.shape) for tensor in trace.model.inputs]
-    key = json.dumps([calls, shapes, len(compiled) if alone else None])
+    key = json.dumps([calls, shapes, len(compiled) if alone else None], default=str)
     if key not in compiled:
         objectives = OBJECTIVES[settings.objective](trace, settings)
         compiled[key] = {id(objective): MetaGradient(objective) for objective in objectives}, objectives
@@ -142,3 +142,17 @@ def _prepare(trace, dataset, examples, settings, compiled) -> DataModel:
     gradients = [gradients[id(objective)] for objective in objectives]
     original = objectives[0].weights_of(trace) if objectives[0].distillation else {}
     return DataModel(gradients, graph_arrays(trace, dataset), original, examples, purpose_of(settings))
+
+
+def _config(layer):
+    """What a layer computes with beside its weights; the layer alone knows where it has no config."""
+    try:
+        return _without_names(layer.get_config())
+    except NotImplementedError:
+        return id(layer)
+
+
+def _without_names(config):
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    return [_without_names(value) for value in config] if isinstance(config, (list, tuple)) else config

@@ -70,17 +70,18 @@ def load_searched(folder, file: DataModelFile) -> Searched:
     """Loads what a search has found for a data model.
 
     Raises:
-      ArgumentError: nobody has searched yet.
+      ArgumentError: nobody has searched yet, or for weights that it no longer has.
     """
     path = search_path(folder, file)
-    if not path.exists():
-        raise ArgumentError(
-            f"Zoo {folder}: expected a search for the channels of every data model, got none for {file.file_name}. Search first: "
-            f"tfmetaprune zoo search {folder}"
-        )
-    with np.load(path) as arrays:
-        settings = SearchSettings(*(arrays[name].item() for name in SearchSettings._fields))
-        return Searched(arrays["start"], arrays["found"], settings)
+    if path.exists():
+        with np.load(path) as arrays:
+            if "digest" in arrays and arrays["digest"].item() == file.digest(folder):
+                settings = SearchSettings(*(arrays[name].item() for name in SearchSettings._fields))
+                return Searched(arrays["start"], arrays["found"], settings)
+    raise ArgumentError(
+        f"Zoo {folder}: expected a search for the channels of every data model, got none for {file.file_name} as it is. Search "
+        f"first: tfmetaprune zoo search {folder}"
+    )
 
 
 def search_data_models(
@@ -133,7 +134,10 @@ def logged_searches(folder, files: Sequence[DataModelFile]) -> list[dict]:
 
 
 def _is_done(folder, file, settings):
-    return search_path(folder, file).exists() and load_searched(folder, file).settings == settings
+    try:
+        return load_searched(folder, file).settings == settings
+    except ArgumentError:
+        return False
 
 
 def _search(folder, file, searcher, inputs, settings):
@@ -141,7 +145,7 @@ def _search(folder, file, searcher, inputs, settings):
     start, found = searcher.run(file.load(folder), inputs, settings)
     path = search_path(folder, file)
     partial = path.with_name(f"partial-{path.name}")
-    np.savez(partial, start=start, found=found, **settings._asdict())
+    np.savez(partial, start=start, found=found, digest=file.digest(folder), **settings._asdict())
     partial.replace(path)
     seconds = round(time.perf_counter() - started, 2)
     append_line(path.with_name("search.jsonl"), {**file._asdict(), "search": settings._asdict(), "seconds": seconds})

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from tfmetaprune.metatrain.prepared import OBJECTIVES, DataModel, perturbed, pre
 from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
 
+_MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience")  # of the settings, when a training goes on
+IDENTITY = "training.json"  # beside the checkpoints: which training they are of
 # of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
 REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
 
@@ -219,9 +222,11 @@ class MetaTrainer:
           progress: called as `progress(step, loss)` after every step.
 
         Raises:
+          ArgumentError: the folder has checkpoints, and this is not to go on from them, or they are of another training.
           MetaNetworkError: the loss is no longer finite, or the workers resume from different steps.
         """
-        if resume and self.checkpoints.latest_checkpoint:
+        if self.checkpoints.latest_checkpoint:
+            self._check_same(resume)
             self.checkpoints.restore_or_initialize()
         settings, chief = self.settings, is_chief(self.strategy)
         starts = gather(self.strategy, int(self.step))
@@ -233,7 +238,8 @@ class MetaTrainer:
         with contextlib.ExitStack() as stack:
             if chief:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                log = stack.enter_context(open(self.folder / "log.jsonl", "a", encoding="utf-8"))
+                (self.folder / IDENTITY).write_text(json.dumps(self._identity(), indent=2) + "\n", encoding="utf-8")
+                log = stack.enter_context(open(self.folder / "log.jsonl", "a" if int(self.step) else "w", encoding="utf-8"))
                 board = stack.enter_context(contextlib.closing(ScalarBoard(self.folder / "tensorboard")))
                 write = functools.partial(self._write, log, board)
             else:
@@ -244,6 +250,34 @@ class MetaTrainer:
                 self._one_step(write, progress)
         if self.best is not None:
             self.best.restore()
+
+    def _identity(self) -> dict:
+        """Tells this training from others: what decides the result of a step. JSON-able."""
+        settings = {name: value for name, value in dataclasses.asdict(self.settings).items() if name not in _MAY_CHANGE}
+        crc = 0
+        for data_model in self.data_models:
+            for value in tf.nest.flatten([data_model.graph["parameters"], data_model.graph["weights"]]):
+                crc = zlib.crc32(np.ascontiguousarray(value), crc)
+        models = {"number": len(self.data_models), "weights": crc}
+        return json.loads(json.dumps({"settings": settings, "metanetwork": self.metanet.config.to_dict(), "data_models": models}))
+
+    def _check_same(self, resume):
+        """Raises ArgumentError unless the checkpoints in the folder are those of this training, and it is to go on from them."""
+        if not resume:
+            raise ArgumentError(
+                f"Meta-training in {self.folder}: expected a folder without checkpoints, got some. Go on from them with resume=True "
+                f"(--resume), or take another folder."
+            )
+        path = self.folder / IDENTITY
+        found, wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, self._identity()
+        differing = [
+            f"{part} {name}" for part in found for name in wanted[part] if found[part].get(name) != wanted[part][name]
+        ]  # fmt: skip
+        if differing:
+            raise ArgumentError(
+                f"Meta-training in {self.folder}: expected the checkpoints of the same training, got one that differs in "
+                f"{', '.join(differing)}. Start it in another folder."
+            )
 
     def _is_over(self):
         return self.best is not None and self.best.is_over(self.settings.patience)

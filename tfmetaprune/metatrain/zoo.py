@@ -1,6 +1,7 @@
 """Data models: the trained networks that a metanetwork learns from and is judged on.
 
-`make_zoo` is what the shipped metanetworks' data models were made by; `data_models.py` makes all families on all data sets, and faster.
+`make_zoo` makes those of `digits` and `digits_sparse`, of one architecture; `data_models.py` makes those of many families and data sets,
+and faster.
 """
 
 import json
