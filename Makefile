@@ -14,7 +14,7 @@ $(VENV)/.installed: setup.py pyproject.toml
 	touch $@
 
 test: setup lint
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

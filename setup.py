@@ -50,7 +50,7 @@ setuptools.setup(
         "pyyaml",  # recipes
     ],
     extras_require={
-        "test": ["hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pytest", "ruff"],
+        "test": ["hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "pytest", "pytest-xdist", "ruff"],
         "notebooks": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch", "torch-pruning"],  # what the regulariser is checked against: benchmarks/torch_pruning_check.py
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
