@@ -33,7 +33,7 @@ ALLOWED = {
     "data": _BASE,
     "report": {"_keras", "errors"},
     "metatrain": _ENGINE | {"__init__", "finetuning"},
-    "finetuning": _BASE | {"data", "interop", "report"},
+    "finetuning": _BASE | {"data", "interop", "report", "trace"},
     "preparation": _TRACE | {"pruning", "finetuning"},
     "latency_target": _BASE | {"pruning", "export"},
     "arguments": {"errors", "pruning", "latency_target"},

@@ -7,7 +7,6 @@ import numpy as np
 from tfmetaprune._keras import tf
 from tfmetaprune.data.conversion import as_dataset
 from tfmetaprune.errors import DataError, UnsupportedModelError
-from tfmetaprune.trace import input_keys
 
 _NUM_CHECKED_BATCHES = 50
 
@@ -67,7 +66,7 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
 
 def _check_inputs(x, model):
     """Raises DataError unless a batch x fits the model's inputs in number, names, shapes and dtypes."""
-    names = input_keys(model)
+    names = sorted(model.input) if isinstance(model.input, dict) else model.input_names
     if isinstance(x, dict) and not set(names) <= set(x):
         raise DataError(f"check_data: expected the inputs {names}, got {sorted(x)}. Name the entries of x like these.")
     values = [x[name] for name in names] if isinstance(x, dict) else tf.nest.flatten(x)
