@@ -108,6 +108,8 @@ def test_help_imports_nothing_heavy():
         (("meta-train", "--strategy", "many"), "got 'many'"),
         (("meta-train", "--strategy", "multi-worker"), "expected the environment variable TF_CONFIG"),
         (("meta-train", "--regularization", 1), "expected a published objective"),
+        (("meta-train", "--families", "vit", "--hidden", 8), "expected --zoo DIR for --families, --hidden, got none"),
+        (("meta-train", "--zoo", "zoo", "--num-models", 3), "expected no --num-models with --zoo"),
         (("meta-train", "--objective", "searched"), "expected --zoo DIR for --objective searched"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

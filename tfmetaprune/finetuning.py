@@ -1,6 +1,7 @@
 """Fine-tuning and evaluation that leave a model's own compile state alone."""
 
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.data.checking import loss_name
 from tfmetaprune.errors import DataError
 from tfmetaprune.interop import CarriedLoss, carried_losses, is_keras3, loss_weights_of
 from tfmetaprune.report.progress import progress_bar
@@ -243,15 +244,8 @@ def _only_moves(layer) -> bool:
 
 
 def _is_classification(loss) -> bool:
-    return "crossentropy" in _name(loss)
+    return "crossentropy" in loss_name(loss)
 
 
 def _is_binary(loss) -> bool:
-    return _is_classification(loss) and "binary" in _name(loss)
-
-
-def _name(loss) -> str:
-    """The name of a single loss in small letters; none for several."""
-    if isinstance(loss, (dict, list, tuple)):
-        return ""
-    return (loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
+    return _is_classification(loss) and "binary" in loss_name(loss)

@@ -61,6 +61,16 @@ def test_only_what_universal_was_trained_on_is_made_unless_named(series, tmp_pat
     assert other.family == "recurrent"
 
 
+def test_the_order_of_the_examples_does_not_depend_on_what_ran_before(series, tmp_path, monkeypatch):
+    splits, drawn = tfmetaprune.data.load("waves"), []
+    monkeypatch.setattr(tfmetaprune.data, "load", lambda name, **_: drawn.append(float(tf.random.uniform(()))) or splits)
+    monkeypatch.setattr(data_models, "_make", lambda *_: None)
+    for seed in range(2):
+        tf.random.set_seed(seed)
+        make_data_models(tmp_path, families=["recurrent"], data=["ucr/waves"], seeds=[0])
+    assert drawn[0] == drawn[1]
+
+
 def test_residual_networks_are_those_of_the_shipped_cards():
     weights = residual_cnn((8, 8, 1), 10, seed=1000).get_weights()
     np.testing.assert_allclose(weights[0].ravel()[:3], [0.1564004, 0.14815168, -0.04968056], rtol=1e-6)

@@ -88,6 +88,13 @@ def test_searches_that_are_there_stay(zoo):
     assert before.stat().st_mtime_ns != kept and load_searched(zoo, first).settings.seed == 5
     with pytest.raises(ArgumentError, match="expected one of group_l2.*got 'l2'"):
         search_data_models(zoo, settings=SearchSettings("l2", steps=1))
+    mine, other = zoo / first.file_name, zoo / second.file_name
+    weights = mine.read_bytes()
+    mine.write_bytes(other.read_bytes())
+    with pytest.raises(ArgumentError, match=f"got none for {first.file_name} as it is"):
+        load_searched(zoo, first)
+    mine.write_bytes(weights)
+    assert load_searched(zoo, first).settings.seed == 5
 
 
 def test_the_loss_is_the_mean_squared_difference_whatever_is_added_to_all_scores(dense):

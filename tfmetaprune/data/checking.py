@@ -64,6 +64,13 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
         raise DataError("check_data: expected examples, got an empty dataset. Check where the data come from.")
 
 
+def loss_name(loss) -> str:
+    """Returns the name of a loss, given as such or as an object or a function, in small letters; "" for several losses."""
+    if isinstance(loss, (dict, list, tuple)):
+        return ""
+    return (loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
+
+
 def _check_inputs(x, model):
     """Raises DataError unless a batch x fits the model's inputs in number, names, shapes and dtypes."""
     names = sorted(model.input) if isinstance(model.input, dict) else model.input_names
@@ -110,9 +117,6 @@ def _check_labels(batch, model):
 
 
 def _has_own_loss(model) -> bool:
-    """Whether a model is compiled with something else than one crossentropy, for its outputs that are classes."""
+    """Whether a model is compiled with something else than one crossentropy."""
     loss = getattr(model, "loss", None)
-    if not loss:
-        return False
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    return isinstance(loss, (dict, list, tuple)) or "crossentropy" not in name.lower()
+    return bool(loss) and "crossentropy" not in loss_name(loss)

@@ -23,7 +23,7 @@ from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
 
 _MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience")  # of the settings, when a training goes on
-IDENTITY = "training.json"  # beside the checkpoints: which training they are of
+_IDENTITY = "training.json"  # beside the checkpoints: which training they are of
 # of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
 REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
 
@@ -238,7 +238,7 @@ class MetaTrainer:
         with contextlib.ExitStack() as stack:
             if chief:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / IDENTITY).write_text(json.dumps(self._identity(), indent=2) + "\n", encoding="utf-8")
+                (self.folder / _IDENTITY).write_text(json.dumps(self._identity(), indent=2) + "\n", encoding="utf-8")
                 log = stack.enter_context(open(self.folder / "log.jsonl", "a" if int(self.step) else "w", encoding="utf-8"))
                 board = stack.enter_context(contextlib.closing(ScalarBoard(self.folder / "tensorboard")))
                 write = functools.partial(self._write, log, board)
@@ -268,7 +268,7 @@ class MetaTrainer:
                 f"Meta-training in {self.folder}: expected a folder without checkpoints, got some. Go on from them with resume=True "
                 f"(--resume), or take another folder."
             )
-        path = self.folder / IDENTITY
+        path = self.folder / _IDENTITY
         found, wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, self._identity()
         differing = [
             f"{part} {name}" for part in found for name in wanted[part] if found[part].get(name) != wanted[part][name]
