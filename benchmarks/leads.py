@@ -88,7 +88,8 @@ def _one_recipe(rivals) -> bool:
     """Whether metanetworks were trained on the same networks in the same way, but for the seed."""
 
     def recipe(card):
-        return {**card.get("training", {}), "seed": None}, card.get("config"), card.get("data_models")
+        networks = {kind: sorted(names) for kind, names in card.get("data_models", {}).items()}
+        return {**card.get("training", {}), "seed": None}, card.get("config"), networks
 
     return all(recipe(rival.card) == recipe(rivals[0].card) for rival in rivals)
 

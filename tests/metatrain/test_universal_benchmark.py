@@ -114,7 +114,11 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
         group_l2=[[90, 80, 85], [70, 60, 65]], a=[[91, 82, 87], [70, 61, 66]], b=[[93, 80, 87], [72, 65, 68]],
         choice=[[90, 80, 85], [70, 60, 65]], choice_with_a=[[91, 82, 87], [70, 60, 65]], choice_with_b=[[91, 80, 86], [70, 62, 67]],
     )  # fmt: skip
-    rivals = {name: Rival(None, {"training": {"seed": seed, "steps": 5}}, name) for seed, name in enumerate("ab")}
+    networks = ["mlp-0--digits--0.keras", "vit-0--digits--0.keras"]
+    rivals = {
+        name: Rival(None, {"training": {"seed": seed, "steps": 5}, "data_models": {"trained_on": networks[:: 1 - 2 * seed]}}, name)
+        for seed, name in enumerate("ab")
+    }  # fmt: skip
     lines = list(lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
     assert lines[0] == "| 2 nets, unpruned 97.0 | 2x | 4x | objective |"
     assert "| a | 80.5 | 71.5 | 76.5 |" in lines
@@ -124,8 +128,9 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
     tried = lines[lines.index("| choice with each, mean of a, b, minus choice | 2x | 4x | objective |") :]
     assert tried[2].startswith("| all | +0.5 [") and tried[2].split(" | ")[2].startswith("+1.0 [")
     assert tried[-2:] == ["| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
-    rivals["b"].card["training"] = {"seed": 1, "steps": 6}
-    assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), rivals))
+    for part, other in {"training": {"seed": 1, "steps": 6}, "data_models": {"trained_on": networks[:1]}}.items():
+        changed = {**rivals, "b": Rival(None, {**rivals["b"].card, part: other}, "b")}
+        assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), changed))
 
 
 def test_the_plot_lies_beside_the_page_that_shows_it(tmp_path):
