@@ -40,23 +40,23 @@ def lead_tables(curves, files, whole, speedups, rivals, compared=()):
         if leads:
             yield from ("", f"| {name} minus | {heads} |", rule)
         for way, lead in leads.items():
-            title = f"{way} (the best criterion)" if way == best else way
-            yield f"| {title} | {' | '.join(interval(values) for values in lead.T)} |"
+            yield f"| {_titled(way, best)} | {' | '.join(interval(values) for values in lead.T)} |"
         if best:
             yield from _by_family(f"{name} minus {best}", files, leads[best], columns)
         if WITH + name in curves:
             yield from ("", f"| {WITH}{name} minus | {heads} |", rule)
-            for choice in (each for each in (CHOICE, WITH + CONTROL) if each in curves):
-                lead = (curves[WITH + name] - curves[choice])[:, :, TEST]
-                yield f"| {choice} | {' | '.join(interval(values) for values in lead.T)} |"
+            for other in (each for each in (CHOICE, WITH + CONTROL, best) if each in curves):
+                lead = (curves[WITH + name] - curves[other])[:, :, TEST]
+                yield f"| {_titled(other, best)} | {' | '.join(interval(values) for values in lead.T)} |"
             yield from _by_family(f"{WITH}{name} minus {CHOICE}", files, (curves[WITH + name] - curves[CHOICE])[:, :, TEST], columns)
     if len(names) > 1 and _one_recipe([rivals[name] for name in names]):
         each = f"mean of {', '.join(names)}"
-        alone = [(f"{each} minus {best}", [curves[name] - curves[best] for name in names])] if best else []
-        with_each = [curves[WITH + name] - curves[CHOICE] for name in names] if CHOICE in curves else []
-        tried = [(f"{CHOICE} with each, {each}, minus {CHOICE}", with_each)] if with_each else []
-        for title, leads in (*alone, *tried):
-            yield from _lead_table(title, files, np.mean(leads, 0)[:, :, TEST], speedups)
+        tried = f"{CHOICE} with each, {each},"
+        for title, before, other in ((each, "", best), (tried, WITH, CHOICE), (tried, WITH, best)):
+            if other not in curves or before + names[0] not in curves:
+                continue
+            leads = [curves[before + name] - curves[other] for name in names]
+            yield from _lead_table(f"{title} minus {other}", files, np.mean(leads, 0)[:, :, TEST], speedups)
     for ours, theirs in compared:
         yield from _lead_table(f"{ours} minus {theirs}", files, (curves[ours] - curves[theirs])[:, :, TEST], speedups)
 
@@ -113,6 +113,10 @@ def _by_family(title, files, lead, columns):
         rows = lead[[file.family == family for file in files]]
         worst = int(np.argmin(rows[:, :-1].mean(0)))
         yield f"| {family}, {_nets(rows)} | {interval(rows[:, -1])} | {columns[worst]}: {interval(rows[:, worst])} |"
+
+
+def _titled(way, best) -> str:
+    return f"{way} (the best criterion)" if way == best else way
 
 
 def _nets(each) -> str:

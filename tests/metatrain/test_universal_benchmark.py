@@ -127,7 +127,11 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
     assert "| mlp, 1 net | +2.0 | 4x: +1.0 |" in means
     tried = lines[lines.index("| choice with each, mean of a, b, minus choice | 2x | 4x | objective |") :]
     assert tried[2].startswith("| all | +0.5 [") and tried[2].split(" | ")[2].startswith("+1.0 [")
-    assert tried[-2:] == ["| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
+    assert tried[5:8] == ["|---|---|---|", "| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
+    best = tried[tried.index("| choice with each, mean of a, b, minus group_l2 | 2x | 4x | objective |") :]
+    assert best[2] == tried[2]  # the choice among criteria was group_l2 throughout
+    alone = lines[lines.index("| choice with a minus | 2x | 4x | objective |") :]
+    assert alone[2].startswith("| choice | +0.5 [") and alone[3] == alone[2].replace("choice", "group_l2 (the best criterion)")
     for part, other in {"training": {"seed": 1, "steps": 6}, "data_models": {"trained_on": networks[:1]}}.items():
         changed = {**rivals, "b": Rival(None, {**rivals["b"].card, part: other}, "b")}
         assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), changed))
