@@ -191,7 +191,8 @@ def table(rows) -> str:
 
     lines = [
         "| network | L, d | edges, M | state, GB | message passing | first, s | later, s | copies, s | later / copies "
-        "| peak, GB | edges x L / s, M | forward + backward, s | its peak, GB | generic, s | generic / later | bfloat16 |",
+        "| peak, GB | traced: first, later, later / copies, peak | edges x L / s, M | forward + backward, s | its peak, GB "
+        "| generic, s | generic / later | bfloat16 |",
         "|---" * 17 + "|",
     ]
     for row in rows:

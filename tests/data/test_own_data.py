@@ -269,3 +269,14 @@ def test_splits_that_are_missing_are_cut_from_every_class():
         "train": [72, 8], "validation": [9, 1], "test": [9, 1]
     }  # fmt: skip
     assert cut_splits({"train": labels, "validation": labels[:7]})["test"][0] == "validation"
+
+
+@pytest.mark.parametrize("given", [["train"], ["train", "test"], ["train", "validation", "test"]])
+def test_the_first_examples_of_a_split_are_of_all_classes(given):
+    labels = np.repeat(np.arange(4), 60)
+    cut = cut_splits(dict.fromkeys(given, labels))
+    assert all(len({*labels[indices[:24]]}) == 4 for _, indices in cut.values())
+    again = cut_splits(dict.fromkeys(given, labels))
+    assert all(np.array_equal(indices, again[name][1]) for name, (_, indices) in cut.items())
+    if given == ["train"]:
+        assert sorted(np.concatenate([indices for _, indices in cut.values()])) == list(range(240))

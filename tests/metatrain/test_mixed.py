@@ -28,6 +28,7 @@ from tfmetaprune.metatrain.select import (
 from tfmetaprune.metatrain.small_networks import mlp, plain_cnn, series_cnn
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import dataset_arrays, train_data_model
+from tfmetaprune.pruning import repair_model
 
 
 def _waves(shape, seed, count=96):
@@ -195,6 +196,16 @@ def test_selection_is_kept_and_pairs_by_model(judge, tmp_path, monkeypatch):
     assert summarize(values, judges, (NONE, "good"), ("bn",), (0,), [12.0])["winner"] == NONE
     with pytest.raises(ArgumentError, match="no metanetwork called 'none'"):
         select({NONE: None}, judges, tmp_path)
+
+
+def test_a_repair_of_no_such_name_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ArgumentError, match="expected one of default, least_squares, bn, data_free, got 'least-squares'"):
+        select({}, [], tmp_path / "out", repairs=("bn", "least-squares"))
+    with pytest.raises(ArgumentError, match="got 'none'"):
+        mixed.meta_train_on_zoo(tmp_path / "out", tmp_path / "no zoo", validation_repair="none")
+    with pytest.raises(ArgumentError, match="got 'BN'"):
+        repair_model(None, None, None, None, "BN")
+    assert not (tmp_path / "out").exists()
 
 
 def test_from_a_zoo_to_a_selection_on_the_command_line(tmp_path):

@@ -132,5 +132,5 @@ def _check(objective, regularization, strategy, zoo):
     if strategy == "multi-worker" and "TF_CONFIG" not in os.environ:
         raise ArgumentError(
             "meta-train: expected the environment variable TF_CONFIG for --strategy multi-worker, got none. Set it to the cluster "
-            "and this worker's task, see the README."
+            "and this worker's task, see docs/howto/meta_training.md."
         )

@@ -77,11 +77,10 @@ def array_examples(name, arrays: Mapping) -> Examples:
     cut = cut_splits(labels)
     num_examples = {split: len(indices) for split, (_, indices) in cut.items()}
     check_not_empty(name, num_examples)
-    splits = {}
-    for split, (source, indices) in cut.items():
-        whole = len(indices) == len(labels[source])
-        x, y = arrays[source][0], labels[source]
-        splits[split] = tf.data.Dataset.from_tensor_slices((x, y) if whole else (x[indices], y[indices]))
+    splits = {
+        split: tf.data.Dataset.from_tensor_slices((arrays[source][0][indices], labels[source][indices]))
+        for split, (source, indices) in cut.items()
+    }  # fmt: skip
     x = arrays["train"][0]
     maximum = _IMAGE_MAXIMUM.get(x.dtype.name, 1) if x.ndim == 4 else 1
     return Examples(name, splits, num_examples, num_classes, x.shape[1:], maximum)

@@ -112,7 +112,8 @@ def check_not_empty(name, num_examples):
 def cut_splits(labels: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
     """Fills in the splits that a source does not have: a tenth of every class of train each, always the same examples.
 
-    Where test is missing and validation is there, validation becomes test and a new one is cut from train.
+    Where test is missing and validation is there, validation becomes test and a new one is cut from train. Sources list class after
+    class, and many readers take the first examples alone, so each split is put into a drawn order, always the same.
 
     Args:
       labels: dict from the names of the splits found, "train" among them, to the labels of their examples [num_examples].
@@ -127,17 +128,18 @@ def cut_splits(labels: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndar
     """
     whole = {name: (name, np.arange(len(values))) for name, values in labels.items()}
     if "test" in whole and "validation" in whole:
-        return {name: whole[name] for name in SPLITS}
+        return _mixed(whole)
     values = np.asarray(labels["train"])
     order = np.lexsort((np.random.RandomState(_CUT_SEED).random_sample(len(values)), values))
     place = np.arange(len(order)) % 10
-    test = whole.get("test") or whole.get("validation") or ("train", np.sort(order[place == 4]))
+    test = whole.get("test") or whole.get("validation") or ("train", order[place == 4])
     gone = [9] if test[0] != "train" else [4, 9]
-    return {
-        "train": ("train", np.sort(order[~np.isin(place, gone)])),
-        "validation": ("train", np.sort(order[place == 9])),
-        "test": test,
-    }
+    return _mixed({"train": ("train", order[~np.isin(place, gone)]), "validation": ("train", order[place == 9]), "test": test})
+
+
+def _mixed(cut):
+    random = np.random.RandomState(_CUT_SEED)
+    return {name: (cut[name][0], random.permutation(cut[name][1])) for name in SPLITS}
 
 
 def _reshaping(examples, image_size, input_shape):

@@ -20,6 +20,7 @@ from tfmetaprune.metatrain.searching import load_searched
 from tfmetaprune.metatrain.select import NONE, load_judges, pruning_objective, select
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import logged_seconds
+from tfmetaprune.pruning import check_repair
 
 VALIDATION_SPEEDUPS = (2.0, 4.0, 8.0, 12.0)  # of the early stop, which runs often
 
@@ -83,8 +84,9 @@ def meta_train_on_zoo(
       The card, a JSON-able dict; None on workers other than the chief.
 
     Raises:
-      ArgumentError: the zoo has no data models for this, or no searches for the objective "searched".
+      ArgumentError: the zoo has no data models for this, or no searches for the objective "searched", or there is no such repair.
     """
+    check_repair(validation_repair)
     strategy = make_strategy(strategy)
     settings, config, report = settings or MetaTraining(), config or MetaNetConfig(), progress or (lambda *_: None)
     out, chief = pathlib.Path(out), is_chief(strategy)

@@ -18,7 +18,7 @@ from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
-from tfmetaprune.pruning import PruningPlan, make_plan, rebuild_model, repair_model, replace_weights
+from tfmetaprune.pruning import PruningPlan, check_repair, make_plan, rebuild_model, repair_model, replace_weights
 from tfmetaprune.trace import ModelTrace, trace_model
 
 SPEEDUPS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # beside 1, the network as it is
@@ -196,8 +196,11 @@ def select(
       What `summarize` returns.
 
     Raises:
-      ArgumentError: a metanetwork has the name of the pipeline without one, or there is nothing to do.
+      ArgumentError: a metanetwork has the name of the pipeline without one, there is no repair of a name, or nothing to do.
     """
+    for repair in repairs:
+        if repair is not None:
+            check_repair(repair)
     if NONE in metanets or not judges or not budgets or not repairs:
         raise ArgumentError(
             f"select: expected validation models, budgets, repairs, and no metanetwork called {NONE!r}, got {len(judges)} models, "

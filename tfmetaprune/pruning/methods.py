@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from tfmetaprune.errors import ArgumentError
 from tfmetaprune.pruning.data_free import fold_averages
 from tfmetaprune.pruning.least_squares import Fitted, fit_least_squares
 from tfmetaprune.pruning.plan import PruningPlan
@@ -32,8 +33,10 @@ def repair_model(
       The repaired model, and what was done as a dict that `json.dumps` accepts.
 
     Raises:
+      ArgumentError: there is no such method.
       DataError: the data do not fit the model.
     """
+    check_repair(method)
     if method == "default":
         method = "data_free" if dataset is None else "least_squares"
     if method == "bn":
@@ -43,6 +46,12 @@ def repair_model(
         return rebuild_model(trace, plan, fitted.weights), _describe(method, fitted)
     fitted = fold_averages(trace, plan.keep, weights=weights, seed=seed)
     return rebuild_model(trace, plan, fitted.weights), _describe(method, fitted)
+
+
+def check_repair(method):
+    """Raises ArgumentError unless there is a repair of that name."""
+    if method not in REPAIRS:
+        raise ArgumentError(f"Repair: expected one of {', '.join(REPAIRS)}, got {method!r}. Use 'default'.")
 
 
 def _describe(method, fitted: Fitted) -> dict:
