@@ -131,6 +131,14 @@ def test_a_model_compiled_without_a_loss_gets_the_usual_one():
     assert finetune_model(model, data_of(x, y), losses=own_losses(model), epochs=1, teacher=classifier("softmax"))["loss"][0] > 0
 
 
+def test_an_output_of_one_number_without_an_axis_is_a_regression():
+    x = inputs()
+    model = keras.Sequential([L.Input((5,)), L.Dense(1), L.Reshape(())])
+    data = data_of(x, x[:, 0])
+    assert evaluate_model(model, data)["loss"] == pytest.approx(np.mean((model(x) - x[:, 0]) ** 2), rel=1e-4)
+    assert finetune_model(model, data, epochs=1, teacher=model)["loss"][0] > 0
+
+
 def two_outputs():
     keras.utils.set_random_seed(0)
     x = keras.Input((5,))

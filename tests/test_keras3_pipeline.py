@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import tfmetaprune
 from tfmetaprune import cli
+from tfmetaprune.errors import DataError
 from tfmetaprune.finetuning import evaluate_model, own_losses
 from tfmetaprune.interop import carry
 from tfmetaprune.layers import Axes, LayerSpec, register, spec
@@ -150,9 +151,9 @@ def _squared(y_true, y_pred):
     "loss",
     [
         "sparse_categorical_crossentropy", _squared, keras3.losses.SparseCategoricalCrossentropy(from_logits=True),
-        keras3.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1),
+        keras3.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1), "crossentropy", "circle",
     ],
-    ids=["name", "function", "object", "object of its own options"],
+    ids=["name", "function", "object", "object of its own options", "name that depends on the labels", "name of Keras 3 alone"],
 )  # fmt: skip
 def test_the_loss_is_the_models_own(loss):
     model, (x, y) = two_blocks(), make_data(32)
@@ -161,3 +162,19 @@ def test_the_loss_is_the_models_own(loss):
     data = tfmetaprune.pipeline.as_dataset((x, y), batch_size=32)
     measured = evaluate_model(carry(model)[0], data, own_losses(model))
     assert measured["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@keras3.saving.register_keras_serializable("tests")
+def _squared_by_id(ids, outputs):
+    return _squared((ids - 100) // 7, outputs)
+
+
+def test_a_loss_of_ones_own_takes_labels_of_its_own():
+    model, (x, y) = two_blocks(), make_data(64)
+    ids = 100 + 7 * y
+    model.compile("sgd", _squared_by_id)
+    result = tfmetaprune.prune(model, (x, ids), validation_data=(x, ids), criterion="group_l2", metanetwork=None, repair="bn", finetune=1)
+    assert result.report["finetuned"]["loss"] > 0
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(DataError, match="expected labels in 0..3"):
+        tfmetaprune.prune(model, (x, ids))

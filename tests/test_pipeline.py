@@ -93,6 +93,21 @@ def test_whole_job(model, metanetwork):
     assert result.model.get_compile_config()["loss"] == model.get_compile_config()["loss"]
 
 
+def test_networks_made_after_a_pruning_are_not_all_alike(model):
+    def kernel():
+        report = tfmetaprune.prune(model, round_to=np.int64(1), **NOTHING).report
+        assert json.loads(json.dumps(report))["round_to"] == 1
+        return keras.Sequential([keras.Input([4]), keras.layers.Dense(3)]).get_weights()[0]
+
+    keras.src.backend._SEED_GENERATOR.generator = None  # nobody has set a seed
+    first, second = kernel(), kernel()
+    assert not np.array_equal(first, second)
+    keras.utils.set_random_seed(1)
+    expected = random.Random(1).randint(1, int(1e9))
+    kernel()
+    assert keras.src.backend._SEED_GENERATOR.generator.randint(1, int(1e9)) != expected  # the caller's goes on where it was
+
+
 def test_same_seed_same_result(model, metanetwork):
     first, second = (
         tfmetaprune.prune(model, make_data(64), metanetwork=metanetwork, finetune=1, seed=5).model for _ in range(2)

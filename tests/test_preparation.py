@@ -83,6 +83,16 @@ def test_group_norm_shrinks_some_channels_more_than_others(model):
     assert smallest(trained) < 0.5 * smallest(model)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+def test_group_norm_adds_to_a_loss_of_another_precision(dtype):
+    x = inputs = keras.Input((8, 8, 1), dtype="float32")
+    x = keras.layers.Conv2D(6, 3, activation="relu", dtype=dtype)(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, dtype=dtype)(keras.layers.GlobalAveragePooling2D(dtype=dtype)(x)))
+    dataset = tf.data.Dataset.from_tensor_slices(data(32)).batch(32)
+    _, history = prepare_model(model, dataset, "group_norm", speedup=2.0, losses=(LOSS, None), epochs=2)
+    assert np.isfinite(history["loss"]).all()
+
+
 @pytest.mark.parametrize("method", ["prune_aware", "group_norm"])
 @pytest.mark.parametrize("version", [2, 3])
 def test_prune_prepares_and_reports(model, method, version):

@@ -99,7 +99,8 @@ class MetaPruning(keras.callbacks.Callback):
             warnings.warn(self._notes[-1], stacklevel=2)
             metanetwork = None
         self._options = {
-            "speedup": float(speedup), "start_epoch": int(start_epoch), "end_epoch": end_epoch, "criterion": criterion,
+            "speedup": float(speedup), "start_epoch": int(start_epoch), "criterion": criterion,
+            "end_epoch": None if end_epoch is None else float(end_epoch),
             "metanetwork": metanetwork, "repair": None if data is None else repair, "seed": int(seed),
         }  # fmt: skip
         self._data = None if data is None else as_dataset(data)

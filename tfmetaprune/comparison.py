@@ -63,7 +63,7 @@ def summarize(model, name, data=None) -> ModelSummary:
     total = cost(trace)
     measured = {}
     if data is not None:
-        check_data(data, carried)
+        check_data(data, carried, loss=losses[0])
         measured = evaluate_model(carried, data, losses)
     nonzero = sum(int(np.count_nonzero(weight)) for weight in carried.get_weights())
     return ModelSummary(name, total.macs, total.parameters, nonzero, _widths(trace), **measured)

@@ -216,7 +216,8 @@ def _usual_loss(model, dataset):
 def _loss_of_output(output, label):
     activation = _last_activation(output)
     is_probability = activation in (keras.activations.softmax, keras.activations.sigmoid)
-    num_outputs, rank = output.shape[-1], output.shape.rank
+    rank = output.shape.rank
+    num_outputs = (output.shape[-1] or 1) if rank and rank > 1 else 1
     is_index = num_outputs > 1 and (label.shape.rank == rank - 1 or (label.shape.rank == rank and label.shape[-1] == 1))
     if is_index:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=not is_probability)

@@ -182,11 +182,12 @@ def prune(
         trace = trace_model(model)
         train = None if train_data is None else _shuffled(train_data, seed)
         if train is not None:
-            check_data(train, model, needs_labels=bool(prepare) or finetune is not None and not callable(finetune))
+            needs_labels = bool(prepare) or finetune is not None and not callable(finetune)
+            check_data(train, model, needs_labels=needs_labels, loss=losses[0])
             check_finite(train)
         validation = None if validation_data is None else as_dataset(validation_data)
         if validation is not None:
-            check_data(validation, model, needs_labels=is_labelled(validation))
+            check_data(validation, model, needs_labels=is_labelled(validation), loss=losses[0])
             check_finite(validation)
         network = _find_metanetwork(ways[-1].metanetwork)  # no two of the ways have different ones
 
@@ -198,7 +199,8 @@ def prune(
         steps = {"before": {**costs, **evaluate(model)}}
         preparation = None
         if prepare is not None:
-            make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
+            if latency is None:
+                make_plan(trace, speedup=speedup, step=1.0)  # raises if the speed-up is out of reach
             prepared, preparation = prepare_model(
                 model, train, prepare, speedup=speedup, criterion=ways[0].criterion, losses=losses, epochs=prepare_epochs,
                 learning_rate=prepare_rate, traffic_weight=traffic_weight,
@@ -261,11 +263,11 @@ def prune(
         "prepare": None if prepare is None else {"method": prepare, "epochs": prepare_epochs, "history": preparation},
         "search_steps": int(search_steps),
         "repair": repaired,
-        "finetune": _name(finetune) if callable(finetune) else finetune,
+        "finetune": _name(finetune) if callable(finetune) else finetune if finetune in (None, "default") else int(finetune),
         "distill": bool(distill),
         "seed": int(seed),
         "speedup": {"target": None if latency or not plan else float(speedup), "reached": plan.speedup if plan else 1.0},
-        "round_to": round_to,
+        "round_to": None if round_to is None else int(round_to),
         "traffic_weight": float(traffic_weight),
         **({"latency": {"target": dataclasses.asdict(latency), "measurements": measurements}} if latency else {}),
         **steps,
@@ -329,12 +331,15 @@ def _shuffled(data, seed):
 @contextlib.contextmanager
 def _seeded(seed):
     states = random.getstate(), np.random.get_state()
+    generators = keras.src.backend._SEED_GENERATOR  # what initializers draw their seeds from, once a seed was set
+    generator = getattr(generators, "generator", None)
     keras.utils.set_random_seed(int(seed))
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        generators.generator = generator
 
 
 def _find_metanetwork(metanetwork):

@@ -186,4 +186,6 @@ class _Regularized:
     penalty = None
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
-        return super().compute_loss(x, y, y_pred, sample_weight) + self.penalty()
+        loss, penalty = super().compute_loss(x, y, y_pred, sample_weight), self.penalty()
+        dtype = tf.float64 if tf.float64 in (loss.dtype, penalty.dtype) else tf.float32  # half precision would overflow
+        return tf.cast(loss, dtype) + tf.cast(penalty, dtype)

@@ -613,6 +613,7 @@ def test_a_loss_that_is_no_crossentropy_alone_knows_its_labels():
         model.compile("sgd", lambda y, z: tf.reduce_mean(z, -1))
         check_data((x, labels), model)
         model.compile("sgd", "sparse_categorical_crossentropy")
+        check_data((x, labels), model, loss="mse")
     with pytest.raises(DataError, match="as many labels as inputs"):
         check_data(tf.data.Dataset.from_tensors((x, ids[:-1])), model)
     several = two_by_two()

@@ -11,18 +11,19 @@ from tfmetaprune.errors import DataError, UnsupportedModelError
 _NUM_CHECKED_BATCHES = 50
 
 
-def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
+def check_data(dataset: Any, model: Any, *, needs_labels: bool = True, loss: Any = None) -> None:
     """Checks that data fit a model before time is spent on them.
 
     The first batch is checked in full. Where the labels are class indices (integers [batch] or [batch, 1] for
     an output [batch, n] with n >= 2), their range is checked in the first 50 batches. With several outputs, only the
-    number of label arrays is checked; of a model that is compiled with another loss than a crossentropy, which alone knows what
-    labels it takes, only that there are as many labels as inputs. A dataset that reshuffles itself counts this as one of its iterations.
+    number of label arrays is checked; under another loss than a crossentropy, which alone knows what labels it takes, only
+    that there are as many labels as inputs. A dataset that reshuffles itself counts this as one of its iterations.
 
     Args:
       dataset: batched `tf.data.Dataset`, or anything else that `as_dataset` takes.
       model: a Keras model with known inputs.
       needs_labels: whether labels must be there and fit the outputs; if False, labels are ignored.
+      loss: what the labels are for, as `compile` takes it; None for the loss that the model is compiled with.
 
     Raises:
       UnsupportedModelError: the model's inputs are not known yet.
@@ -47,7 +48,8 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True) -> None:
         if is_first:
             is_first = False
             _check_inputs(batch[0], model)
-            num_classes = _check_labels(batch, model) if needs_labels else None
+            has_own_loss = _is_own(getattr(model, "loss", None) if loss is None else loss)
+            num_classes = _check_labels(batch, model, has_own_loss) if needs_labels else None
             for leaf in tf.nest.flatten(batch if needs_labels else batch[0]):
                 if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating and np.isnan(leaf).any():
                     raise DataError("check_data: expected numbers, got NaN in the first batch. Fill in missing values.")
@@ -94,11 +96,11 @@ def _check_inputs(x, model):
             )
 
 
-def _check_labels(batch, model):
+def _check_labels(batch, model, has_own_loss):
     """Raises DataError unless the labels fit the outputs; returns the number of classes if they are class indices."""
     if len(batch) < 2:
         raise DataError("check_data: expected labels, got inputs alone. Pass tuples (x, y).")
-    labels, names, has_own_loss = tf.nest.flatten(batch[1]), model.output_names, _has_own_loss(model)
+    labels, names = tf.nest.flatten(batch[1]), model.output_names
     if len(labels) != len(names) and not has_own_loss:
         raise DataError(f"check_data: expected labels for {names}, got {len(labels)}. Give y one for each output.")
     lengths = [leaf.shape[0] for leaf in tf.nest.flatten(batch[:2])]
@@ -116,7 +118,6 @@ def _check_labels(batch, model):
     return output[1] if is_index else None
 
 
-def _has_own_loss(model) -> bool:
-    """Whether a model is compiled with something else than one crossentropy."""
-    loss = getattr(model, "loss", None)
+def _is_own(loss) -> bool:
+    """Whether a loss is something else than one crossentropy."""
     return bool(loss) and "crossentropy" not in loss_name(loss)

@@ -29,7 +29,7 @@ def train_quantized(model, training_data, *, losses, epochs):
       ExportError: TF-MOT cannot quantise a layer.
     """
     train = as_dataset(training_data)
-    check_data(train, model)
+    check_data(train, model, loss=losses[0])
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     if nested:
         _refuse(model, f"layer '{nested[0].name}', a model inside the model")

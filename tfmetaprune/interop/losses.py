@@ -8,7 +8,7 @@ from tfmetaprune._keras import keras, tf
 def carried_losses(model):
     """Returns the loss of a compiled Keras 3 model in the structure it was given in, and its loss weights.
 
-    Names stay names, a loss object becomes its namesake in tf_keras, anything else is called as it is.
+    Names that tf_keras knows stay names, a loss object becomes its namesake in tf_keras, anything else is called as it is.
 
     Args:
       model: a Keras 3 model.
@@ -30,8 +30,16 @@ def loss_weights_of(model):
 
 
 def _carried_loss(loss):
-    if loss is None or isinstance(loss, str):
-        return loss
+    if loss in ("crossentropy", "ce"):
+        return crossentropy
+    if isinstance(loss, str):
+        try:
+            keras.losses.get(loss)
+            return loss
+        except ValueError:
+            return CarriedLoss(sys.modules["keras"].losses.get(loss), None)
+    if loss is None:
+        return None
     namesake = getattr(keras.losses, type(loss).__name__, None)
     if namesake is not None and _is_of_keras(loss):
         config = {key: value for key, value in loss.get_config().items() if key != "dtype"}
@@ -41,6 +49,14 @@ def _carried_loss(loss):
             pass  # an argument that only Keras 3 has
 
     return CarriedLoss(loss, None)
+
+
+def crossentropy(y_true, y_pred):
+    """What Keras 3 calls by this name: the crossentropy that labels [...] or [..., 1], or [..., n], and outputs [..., n] call for."""
+    if y_pred.shape[-1] == 1:
+        return keras.losses.binary_crossentropy(y_true, y_pred)
+    is_index = y_true.shape.rank < y_pred.shape.rank or y_true.shape[-1] == 1
+    return (keras.losses.sparse_categorical_crossentropy if is_index else keras.losses.categorical_crossentropy)(y_true, y_pred)
 
 
 def _is_of_keras(loss) -> bool:

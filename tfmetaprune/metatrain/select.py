@@ -185,7 +185,7 @@ def select(
     Args:
       metanets: name -> `MetaNetwork`.
       judges: the validation models.
-      folder: where the measurements and `selection.json` go.
+      folder: where the measurements go.
       repairs: of the pipelines, each judged by itself.
       budgets: numbers of epochs.
       speedups: MACs ratios, beside 1.
