@@ -28,7 +28,7 @@ def check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight
     return 2.0 if speedup is None else speedup, LatencyTarget(latency_ms, latency_speedup) if is_latency else None
 
 
-def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
+def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed, distill):
     is_number = isinstance(speedup, numbers.Real) and not isinstance(speedup, bool)
     if not is_number or not math.isfinite(speedup) or speedup < 1:
         raise ArgumentError(f"prune: expected speedup to be a number >= 1, got {speedup!r}. Try 2.0.")
@@ -49,6 +49,10 @@ def check_arguments(speedup, criterion, metanetwork, finetune, repair, seed):
         raise ArgumentError(
             f"prune: expected finetune to be 'default', a number of epochs >= 1, a callable or None, got {finetune!r}. "
             f"Use None to leave it out."
+        )
+    if distill and (finetune is None or callable(finetune)):
+        raise ArgumentError(
+            f"prune: expected a number of epochs or 'default' as finetune with distill, got {finetune!r}. Leave distill out."
         )
     if not (repair is None or (isinstance(repair, str) and repair in REPAIRS)):
         raise ArgumentError(f"prune: expected repair to be one of {', '.join(REPAIRS)} or None, got {repair!r}. Use 'default'.")

@@ -103,7 +103,7 @@ class MetaPruning(keras.callbacks.Callback):
             "end_epoch": None if end_epoch is None else float(end_epoch),
             "metanetwork": metanetwork, "repair": None if data is None else repair, "seed": int(seed),
         }  # fmt: skip
-        self._data = None if data is None else as_dataset(data)
+        self._data = None if data is None else as_dataset(data, seed=int(seed))  # arrays are often sorted by class
         self._log_dir, self._state_path = log_dir, None if state_path is None else pathlib.Path(state_path)
         self._trained = self._small = self._plan = self._steps = self._silencer = self._board = None
 

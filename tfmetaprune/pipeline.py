@@ -166,7 +166,7 @@ def prune(
         )  # fmt: skip
         repair = zeros_repair(repair, train_data)
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
-    check_arguments(speedup, criterion, metanetwork, finetune, repair, seed)
+    check_arguments(speedup, criterion, metanetwork, finetune, repair, seed, distill)
     ways, metanetwork_note = ways_to_try(
         criterion, metanetwork, drops_channels=drops_channels, train_data=train_data, prepare=prepare
     )  # fmt: skip

@@ -453,6 +453,16 @@ def flatten(value):
     return [leaf for entry in value for leaf in flatten(entry)] if isinstance(value, tuple) else [np.asarray(value)]
 
 
+def test_as_dataset_puts_arrays_in_one_drawn_order():
+    numbers = np.arange(40)
+    orders = [
+        [batch for (a, b), y in as_dataset(((numbers, numbers + 1.0), numbers * 2), batch_size=16, seed=seed) for batch in zip(a, b, y)]
+        for seed in (3, 3, 4)
+    ]  # fmt: skip
+    first, again, other = ([tuple(map(int, row)) for row in rows] for rows in orders)
+    assert first == again != other and sorted(first) == [(i, i + 1, 2 * i) for i in range(40)] != first
+
+
 def test_as_dataset_passes_a_batched_dataset_on_as_it_is(digits):
     assert as_dataset(digits.train) is digits.train
 

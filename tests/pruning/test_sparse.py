@@ -324,6 +324,10 @@ def test_repair_and_optimizer_state(model):
         ({"method": "block", "block_shape": (1,)}, "expected block_shape to be two numbers"),
         ({"method": "block", "block_shape": (0, 4)}, "expected block_shape to be two numbers"),
         ({"method": "block", "block_shape": (1, 1)}, "expected block_shape of more than one weight"),
+        ({"method": "unstructured", "block_shape": (1, 16)}, r"expected no block_shape with method='unstructured', got \(1, 16\)"),
+        ({"method": "structured", "scope": "layer"}, "expected no scope with method='structured', got 'layer'"),
+        ({"method": "structured", "schedule": "one_shot"}, "expected no schedule with method='structured'"),
+        ({"distill": True}, "expected a number of epochs or 'default' as finetune with distill, got None"),
     ],
 )
 def test_bad_arguments(model, options, message):

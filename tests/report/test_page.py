@@ -235,6 +235,8 @@ def test_command_measures_latency(sparse_folder, tmp_path):
     measured = read("latency.json", copy)
     assert [model["name"] for model in measured["models"]] == ["Original", "Pruned"]
     assert "latency" in Page((copy / "report.html").read_text()).ids
+    (copy / "report.json").write_text((copy / "report.json").read_text() + "\n")  # pruned anew into the same folder
+    assert "latency" not in Page(make_page(copy)).ids
 
 
 def test_curve_is_measured_against_the_baselines(folder, sparse_folder, digits, tmp_path, monkeypatch):

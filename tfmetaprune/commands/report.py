@@ -47,22 +47,26 @@ def _measure(folder, latency, curve, model, data):
     with quiet():
         from tfmetaprune import report_measurements as measuring
         from tfmetaprune.report.folder import atomic_folder
-        from tfmetaprune.report.page_reading import CURVE_FILE, LATENCY_FILE, read_folder
+        from tfmetaprune.report.page_reading import CURVE_FILE, LATENCY_FILE, read_folder, report_digest
         from tfmetaprune.report.progress import progress_bar
     name, data_dir, seed = data
     name = name or read_folder(folder).report.get("data")
     if curve and not name:
         raise ArgumentError(f"Folder '{folder}': expected to be told the data for --curve, got none. Name them by --data NAME.")
     original, small = map(load_model, measuring.model_files(folder, model))
+
+    def write(path, measured):
+        path.write_text(json.dumps({"report_digest": report_digest(folder), **measured}, indent=2) + "\n", encoding="utf-8")
+
     with atomic_folder(folder) as temporary:
         if latency:
             with progress_bar("Exporting and measuring"):
                 measured = measuring.measure_latencies(original, small)
-            (temporary / LATENCY_FILE).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+            write(temporary / LATENCY_FILE, measured)
         if curve:
             splits = load_data(name, data_dir, seed)
             with progress_bar("Pruning to several speed-ups") as advance:
                 measured = measuring.measure_curve(
                     folder, original, splits.train, splits.validation, split=f"validation split of {name}", seed=seed, progress=advance
                 )  # fmt: skip
-            (temporary / CURVE_FILE).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+            write(temporary / CURVE_FILE, measured)

@@ -1,5 +1,6 @@
 """`tfmetaprune run`."""
 
+import contextlib
 import json
 import pathlib
 from typing import Annotated
@@ -31,14 +32,11 @@ def run(
     with quiet():
         from tfmetaprune.recipes.reading import read_recipe
         from tfmetaprune.recipes.run import run_recipe
-        from tfmetaprune.report.progress import stage_progress
+        from tfmetaprune.report.progress import no_progress, stage_progress
         from tfmetaprune.report.tables import comparison_table
     chosen = read_recipe(recipe)
-    if is_quiet:
-        report = run_recipe(chosen, out, smoke=smoke, resume=resume, data_dir=data_dir)
-    else:
-        with stage_progress() as progress:
-            report = run_recipe(chosen, out, smoke=smoke, resume=resume, data_dir=data_dir, progress=progress)
+    with no_progress() if is_quiet else contextlib.nullcontext(), stage_progress() as progress:
+        report = run_recipe(chosen, out, smoke=smoke, resume=resume, data_dir=data_dir, progress=progress)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return

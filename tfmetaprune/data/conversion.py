@@ -9,7 +9,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 
 
-def as_dataset(data: Any, *, batch_size: int = 128) -> tf.data.Dataset:
+def as_dataset(data: Any, *, batch_size: int = 128, seed: int | None = None) -> tf.data.Dataset:
     """Turns what a caller has at hand into a batched dataset of `(x, y)` or `(x,)`.
 
     Args:
@@ -17,9 +17,10 @@ def as_dataset(data: Any, *, batch_size: int = 128) -> tf.data.Dataset:
         `(x, y)` or `(x, y, sample_weight)`, or x alone. For a model with several inputs x is a list, tuple or dict of
         arrays (alone: a list or dict), for one with several outputs y is. Float arrays become Keras' `floatx`.
       batch_size: examples per batch, used for arrays only; the last batch may be smaller.
+      seed: of the order that arrays are put in, the same in each iteration; None keeps theirs.
 
     Returns:
-      A batched `tf.data.Dataset` of tuples, in the order of the data.
+      A batched `tf.data.Dataset` of tuples, in the order of the data unless there is a seed.
 
     Raises:
       ArgumentError: the batch size is not a positive integer.
@@ -49,6 +50,9 @@ def as_dataset(data: Any, *, batch_size: int = 128) -> tf.data.Dataset:
     lengths = [leaf.shape[0] for leaf in tf.nest.flatten(tensors)]
     if len(set(lengths)) != 1:
         raise DataError(f"as_dataset: expected arrays of one length, got lengths {lengths}. Give each example one row.")
+    if seed is not None:
+        order = np.random.RandomState(seed).permutation(lengths[0])
+        tensors = tf.nest.map_structure(lambda tensor: tf.gather(tensor, order), tensors)
     return tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
 
 

@@ -28,7 +28,7 @@ def train_quantized(model, training_data, *, losses, epochs):
       DataError: the data do not fit the model.
       ExportError: TF-MOT cannot quantise a layer.
     """
-    train = as_dataset(training_data)
+    train = as_dataset(training_data, seed=0)  # arrays are often sorted by class
     check_data(train, model, loss=losses[0])
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     if nested:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 
@@ -20,7 +21,7 @@ class ReportFolder:
       path: the folder.
       report: report.json.
       network: network.json; None if there is none.
-      curve: curve.json, measured by `report --curve`; None likewise.
+      curve: curve.json, measured by `report --curve`; None likewise, and where it is of what an earlier pruning left there.
       latency: latency.json, measured by `report --latency`; None likewise.
     """
 
@@ -51,7 +52,12 @@ def read_folder(folder) -> ReportFolder:
         raise ArgumentError(
             f"File '{folder / 'network.json'}': expected format {NETWORK_FORMAT}, got {network.get('format')!r}. {_AGAIN}."
         )
-    return ReportFolder(folder, report, network, _read(folder / CURVE_FILE), _read(folder / LATENCY_FILE))
+    return ReportFolder(folder, report, network, *(_read_measured(folder / file) for file in (CURVE_FILE, LATENCY_FILE)))
+
+
+def report_digest(folder) -> str:
+    """Returns what tells the pruning in a folder from another's: it is noted with what is measured of it."""
+    return hashlib.sha256((pathlib.Path(folder) / "report.json").read_bytes()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -76,3 +82,8 @@ def _read(path):
     if not isinstance(values, dict):
         raise ArgumentError(f"File '{path}': expected a JSON object, got {type(values).__name__}. {_AGAIN}.")
     return values
+
+
+def _read_measured(path):
+    measured = _read(path)
+    return None if measured and measured.get("report_digest") not in (None, report_digest(path.parent)) else measured

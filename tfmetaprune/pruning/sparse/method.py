@@ -10,7 +10,7 @@ from tfmetaprune.errors import ArgumentError
 ONE_SHOT = "one_shot"
 SCHEDULES = ("polynomial", "constant", ONE_SHOT)
 SCOPES = ("global", "layer")
-DEFAULT_SPARSITY = 0.8
+DEFAULT_SPARSITY, DEFAULT_BLOCK_SHAPE = 0.8, (1, 4)
 _NAMED = ("structured", "unstructured", "block", "structured+unstructured", "xnnpack")
 _N_OF_M = re.compile(r"(\d+):(\d+)")
 
@@ -47,7 +47,7 @@ class SparseMethod:
 
 
 def sparse_method(
-    method, *, sparsity=None, block_shape=(1, 4), scope="global", schedule="polynomial"
+    method, *, sparsity=None, block_shape=DEFAULT_BLOCK_SHAPE, scope="global", schedule="polynomial"
 ) -> SparseMethod | None:
     """Reads the arguments of `prune` that are about zeros.
 
@@ -80,6 +80,12 @@ def sparse_method(
         raise ArgumentError(
             f"prune: expected schedule to be one of {', '.join(SCHEDULES)}, got {schedule!r}. Use 'polynomial'."
         )
+    shape = tuple(block_shape) if isinstance(block_shape, list) else block_shape
+    unused = {} if method == "block" else {"block_shape": (shape, DEFAULT_BLOCK_SHAPE)}
+    unused |= {"scope": (scope, "global"), "schedule": (schedule, "polynomial")} if method == "structured" else {}
+    for name, (value, default) in unused.items():
+        if value != default:
+            raise ArgumentError(f"prune: expected no {name} with method={method!r}, got {value!r}. Leave it out.")
     if sparsity is not None and (n_of_m is not None or method == "structured"):
         raise ArgumentError(
             f"prune: expected no sparsity with method={method!r}, got {sparsity!r}. "
