@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -177,6 +178,12 @@ def test_prune_without_data_and_compare(folder, tmp_path):
     shown = run("compare", folder / "model.keras", out / "model.keras", "--analyze", "--plot", tmp_path / "plot.png").stdout
     assert "x less)" in shown and f"width of {conv} " in shown and "stable rank" in shown and f"width of {dense} " not in shown
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_get_the_size_of_the_models_input(folder, tmp_path):
+    np.savez(tmp_path / "larger.npz", x=np.random.default_rng(0).integers(0, 255, (60, 12, 16), np.uint8), y=np.arange(60) % 10)
+    compared = run("compare", folder / "model.keras", folder / "model.keras", "--data", tmp_path / "larger.npz", "--json").stdout
+    assert 0 <= json.loads(compared)["models"][0]["accuracy"] <= 1
 
 
 def test_info(tmp_path):

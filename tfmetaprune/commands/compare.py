@@ -48,7 +48,7 @@ def compare(
             from tfmetaprune.comparison import summarize
             from tfmetaprune.report.progress import progress_bar
             from tfmetaprune.report.tables import means_table, summaries_table
-        splits = None if data is None else load_data(data, data_dir, seed)
+        splits = None if data is None else load_data(data, data_dir, seed, loaded[0])
         rows = []
         with progress_bar("Measuring the models", len(paths)) as advance:
             for path, name, model in zip(paths, _short_names(paths), loaded):

@@ -42,7 +42,7 @@ def export(
             from tfmetaprune.export.tflite import export_tflite
             from tfmetaprune.report.progress import progress_bar
             from tfmetaprune.report.tables import format_count
-        examples_seen = None if data is None else load_data(data, data_dir, seed).train
+        examples_seen = None if data is None else load_data(data, data_dir, seed, keras_model).train
         training = {"training_data": examples_seen, "epochs": train_epochs} if train_epochs else {}
         with progress_bar("Exporting to TFLite and running it"):
             report = export_tflite(

@@ -104,7 +104,7 @@ def prune(
             from tfmetaprune import pipeline
             from tfmetaprune.report.folder import atomic_folder, write_result
         with atomic_folder(out) as folder:
-            splits = None if data is None else load_data(data, data_dir, seed)
+            splits = None if data is None else load_data(data, data_dir, seed, keras_model)
             result = pipeline.prune(
                 keras_model, splits and splits.train, validation_data=splits and splits.validation, speedup=speedup,
                 method=method, criterion=criterion, metanetwork=metanetwork,

@@ -64,7 +64,7 @@ def _measure(folder, latency, curve, model, data):
                 measured = measuring.measure_latencies(original, small)
             write(temporary / LATENCY_FILE, measured)
         if curve:
-            splits = load_data(name, data_dir, seed)
+            splits = load_data(name, data_dir, seed, original)
             with progress_bar("Pruning to several speed-ups") as advance:
                 measured = measuring.measure_curve(
                     folder, original, splits.train, splits.validation, split=f"validation split of {name}", seed=seed, progress=advance

@@ -60,13 +60,14 @@ def results(as_json, is_quiet):
         yield Results(as_json, is_quiet)
 
 
-def load_data(name, data_dir, seed=0):
-    """Loads the data set that `--data` names, a `DataSplits`.
+def load_data(name, data_dir, seed, model):
+    """Loads the data set that `--data` names, a `DataSplits`; images get the size and the channels of the model's input.
 
     Args:
       name: as for `data.load`.
       data_dir: as for `data.load`.
       seed: as for `data.load`.
+      model: a model of either Keras.
 
     Raises:
       ArgumentError: the name is unknown.
@@ -74,7 +75,8 @@ def load_data(name, data_dir, seed=0):
     """
     with quiet():
         from tfmetaprune.data import load
-    return load(name, data_dir=data_dir, seed=seed)
+    inputs = getattr(model, "inputs", None) or ()
+    return load(name, data_dir=data_dir, seed=seed, input_shape=tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None)
 
 
 def use_data_dir(data_dir):
