@@ -165,9 +165,8 @@ def _bad_inputs(folder, model):
         "speedup below 1": ((*prune, "--data", "digits", *out, "--speedup", 0.5), "speedup to be a number >= 1"),
         "speedup out of reach": ((*prune, "--data", "digits", *out, "--speedup", 900), "to be reachable, got at most"),
         "unknown data": ((*prune, "--data", "digitz", *out), "Did you mean 'digits'?"),
-        "data do not fit": (
-            ("prune", folder / "other.keras", "--metanetwork", "none", "--data", "digits", *out), "expected input",
-        ),
+        "data do not fit": (("prune", folder / "linear.keras", "--data", "digits", *out), "expected input"),
+        "classes do not fit": (("prune", folder / "other.keras", "--data", "digits", *out), "expected labels in 0..4"),
         "unknown metanetwork": (("prune", model, "--metanetwork", "x", "--data", "digits", *out), "Metanetwork 'x'"),
         "output is a file": ((*prune, "--data", "digits", "--out", folder / "file"), "got it is a file"),
         "output inside a file": ((*prune, "--data", "digits", "--out", folder / "file" / "out"), "can be written"),
