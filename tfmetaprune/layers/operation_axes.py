@@ -1,5 +1,6 @@
 """Rules for functions that work along axes: their axes get names, and the rest follows (see `operation_rules.py`)."""
 
+import abc
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -41,9 +42,9 @@ class AxisNames:
 class Named(Rule):
     """A rule that follows from names for the axes; constants are narrowed along the names that lose channels."""
 
+    @abc.abstractmethod
     def names(self, op: Operation) -> AxisNames | Frozen:
         """Names the axes."""
-        raise NotImplementedError(f"{type(self).__name__}.names")
 
     def flow(self, op):
         names = self.names(op)

@@ -6,6 +6,7 @@ functions of one number at a time; those that work along axes are in `operation_
 `operation_moves.py`.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -77,12 +78,12 @@ class Operation:
         return tuple(args), kwargs
 
 
-class Rule:
+class Rule(abc.ABC):
     """How channels pass through a family of functions. Stateless beside what its constructor says."""
 
+    @abc.abstractmethod
     def flow(self, op: Operation) -> Flow:
         """Tells how channels pass through this call."""
-        raise NotImplementedError(f"{type(self).__name__}.flow")
 
     def narrow(self, op: Operation, narrowing: Narrowing) -> dict[str, Any]:
         """Returns the arguments that change when channels go, by parameter."""

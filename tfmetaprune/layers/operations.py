@@ -4,6 +4,7 @@ tf_keras wraps each into a layer that holds the function. `RULES` maps the funct
 to what it does with channels; a function that is not there freezes the channels it touches.
 """
 
+import abc
 import functools
 import inspect
 
@@ -91,17 +92,17 @@ def _parameters(function) -> tuple[tuple[str, ...], str | None]:
 class OperationSpec(LayerSpec):
     """A function without weights; a `Rule` knows what it does."""
 
+    @abc.abstractmethod
     def rule(self, layer) -> rules.Rule | None:
         """Returns the rule for what the layer computes; None if nothing is known about it."""
-        raise NotImplementedError(f"{type(self).__name__}.rule")
 
+    @abc.abstractmethod
     def operation(self, call) -> rules.Operation:
         """Names the arguments of a call."""
-        raise NotImplementedError(f"{type(self).__name__}.operation")
 
+    @abc.abstractmethod
     def title(self, layer) -> str:
         """Names the function."""
-        raise NotImplementedError(f"{type(self).__name__}.title")
 
     def flow(self, call):
         rule = self.rule(call.layer)

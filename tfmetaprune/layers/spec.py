@@ -20,6 +20,7 @@ behind it. Every other name is a *tap*: a position inside the kernel (`kh`, `kw`
 From `"kh kw in out"` follow the edges of the graph, their inverse, what to slice when a channel goes, and the MACs.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -169,7 +170,7 @@ class Narrowing:
         )
 
 
-class LayerSpec:
+class LayerSpec(abc.ABC):
     """What tfmetaprune knows about one layer kind. Stateless; one instance serves every layer of the kind.
 
     Attributes:
@@ -193,9 +194,9 @@ class LayerSpec:
         """Maps the weights that this layer really has to the names of their axes."""
         return {name: axes for name, axes in self.axes.items() if get_weight(layer, name) is not None}
 
+    @abc.abstractmethod
     def flow(self, call: LayerCall) -> Flow:
         """Tells how channels pass through this call."""
-        raise NotImplementedError(f"{type(self).__name__}.flow")
 
     def positions(self, call: LayerCall, weight: str, names: Mapping[str, int]) -> Mapping[str, int]:
         """Tells along which axes a weight is applied over and over; its MACs are counted for each position.

@@ -6,6 +6,8 @@ cross-entropy plus distillation from the network as it was. Gradients reach the 
 threshold moves with them, so that the budget stays.
 """
 
+import abc
+
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
@@ -20,7 +22,7 @@ from tfmetaprune.pruning.straight_through import NOISE, ChannelMasks
 TEMPERATURE = 2.0  # of the distillation
 
 
-class Objective:
+class Objective(abc.ABC):
     """The loss of one architecture in two stages: from generated tensors to a network, and its loss on a batch.
 
     Subclasses write `decode`, and `draw_target` if they have a target.
@@ -43,6 +45,7 @@ class Objective:
         del rng
         return np.float32(1)
 
+    @abc.abstractmethod
     def decode(self, generated, target, noise):
         """Makes the pruned network out of what the metanetwork generated.
 
@@ -56,7 +59,6 @@ class Objective:
           (layer path, weight name) -> tensor, and the mask of the units, float32 [num_units]; differentiable with respect
           to everything generated.
         """
-        raise NotImplementedError(f"{type(self).__name__}.decode")
 
     def prepare(self, x, y, rng):
         """Makes examples a batch for `batch_loss`: changes them a little, at random.
