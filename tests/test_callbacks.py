@@ -7,7 +7,7 @@ import pytest
 from callback_cases import ALONE, BOTH, Watch, assert_equal_outputs, digits, fit, make_net, outputs, scaling
 
 import tfmetaprune
-from tfmetaprune import MetaPruning
+from tfmetaprune import MetaPruning, callbacks
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError, NothingToPruneError, UnsupportedModelError
 
@@ -65,6 +65,16 @@ def test_metanetwork_rewrites_once_and_slots_start_anew(k):
     assert_equal_outputs(pruning, model)
     assert pruning.report["metanetwork"] == "scaling" and pruning.report["repair"] == "bn"
     assert all(dropped == sorted(dropped) for dropped in pruning.plan.dropped.values())
+
+
+def test_arrays_sorted_by_class_are_measured_in_another_order(monkeypatch):
+    seen, rewrite = [], callbacks.rewrite
+    monkeypatch.setattr(callbacks, "rewrite", lambda *given, **options: seen.append(given[2]) or rewrite(*given, **options))
+    (x, y), order = digits(), np.argsort(digits()[1], kind="stable")
+    fit(make_net(keras), MetaPruning(data=(x[order], y[order]), metanetwork=scaling), epochs=1)
+    (first, *_), labels = next(iter(seen[0].unbatch().batch(24))), y[order][:24]
+    assert len({*labels}) < 4
+    assert len({int(y[order][(x[order] == one).all((1, 2, 3)).argmax()]) for one in first.numpy()}) > 5
 
 
 def test_the_shipped_metanetwork_is_the_default():

@@ -13,11 +13,12 @@ import tfmetaprune
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.callback_options import check_options, name_of
 from tfmetaprune.choosing import rewrite
-from tfmetaprune.data import as_dataset, check_data
+from tfmetaprune.data import check_data
+from tfmetaprune.data.conversion import shuffled_dataset
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import check_finite
 from tfmetaprune.interop import carry, reset_slots, weight_partners
-from tfmetaprune.metanet.pretrained import load_metanetwork
+from tfmetaprune.metanet.pretrained import as_metanetwork
 from tfmetaprune.pruning import PruningPlan, cost, make_plan, rebuild_model, reestimate_bn, replace_weights, scorer
 from tfmetaprune.pruning.silencing import Silencer, approximate_layers, reading_weights
 from tfmetaprune.pruning.silencing_steps import SilencingSteps
@@ -103,7 +104,7 @@ class MetaPruning(keras.callbacks.Callback):
             "end_epoch": None if end_epoch is None else float(end_epoch),
             "metanetwork": metanetwork, "repair": None if data is None else repair, "seed": int(seed),
         }  # fmt: skip
-        self._data = None if data is None else as_dataset(data, seed=int(seed))  # arrays are often sorted by class
+        self._data = None if data is None else shuffled_dataset(data, seed=int(seed))
         self._log_dir, self._state_path = log_dir, None if state_path is None else pathlib.Path(state_path)
         self._trained = self._small = self._plan = self._steps = self._silencer = self._board = None
 
@@ -153,7 +154,7 @@ class MetaPruning(keras.callbacks.Callback):
         if self._data is not None:
             check_data(self._data, image, needs_labels=False)
             check_finite(self._data)
-        self._network = _outside_of_scopes(lambda: _find_metanetwork(self._options["metanetwork"]))
+        self._network = _outside_of_scopes(lambda: as_metanetwork(self._options["metanetwork"]))
         partners, weights = weight_partners(model, image), reading_weights(self._trace)
         variables = [partners[id(weight.variable)] for weight in weights]
         self._silencer = Silencer(weights, variables, model.distribute_strategy)
@@ -296,7 +297,3 @@ def _outside_of_scopes(function):
         return function()
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         return executor.submit(function).result()
-
-
-def _find_metanetwork(metanetwork):
-    return metanetwork if metanetwork is None or callable(metanetwork) else load_metanetwork(metanetwork)

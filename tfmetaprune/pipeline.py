@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import math
 import random
 from typing import Any
 
 import numpy as np
 
 import tfmetaprune
-from tfmetaprune._keras import keras, tf
+from tfmetaprune._keras import keras
 from tfmetaprune.arguments import (
     check_arguments,
     check_search,
@@ -20,11 +19,12 @@ from tfmetaprune.arguments import (
 )
 from tfmetaprune.choosing import choose_channels, rewrite, ways_to_try
 from tfmetaprune.data import as_dataset, check_data
+from tfmetaprune.data.conversion import shuffled_dataset
 from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
 from tfmetaprune.graph import decode_graph, encode_graph
 from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
-from tfmetaprune.metanet.pretrained import load_metanetwork
+from tfmetaprune.metanet.pretrained import as_metanetwork
 from tfmetaprune.preparation import check_preparation, prepare_model
 from tfmetaprune.pruning import (
     PruningPlan,
@@ -39,8 +39,6 @@ from tfmetaprune.record import record_network
 from tfmetaprune.report.folder import atomic_folder, write_result
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import trace_model
-
-BATCH_SIZE = 128
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,7 +178,7 @@ def prune(
         losses = own_losses(model)
         model, back = carry(model)
         trace = trace_model(model)
-        train = None if train_data is None else _shuffled(train_data, seed)
+        train = None if train_data is None else shuffled_dataset(train_data, seed=seed)
         if train is not None:
             needs_labels = bool(prepare) or finetune is not None and not callable(finetune)
             check_data(train, model, needs_labels=needs_labels, loss=losses[0])
@@ -189,7 +187,7 @@ def prune(
         if validation is not None:
             check_data(validation, model, needs_labels=is_labelled(validation), loss=losses[0])
             check_finite(validation)
-        network = _find_metanetwork(ways[-1].metanetwork)  # no two of the ways have different ones
+        network = as_metanetwork(ways[-1].metanetwork)  # no two of the ways have different ones
 
         def evaluate(candidate):
             return {} if validation is None else evaluate_model(candidate, validation, losses)
@@ -318,16 +316,6 @@ def decode(graph, model):
     return back(replace_weights(model, decode_graph(graph, trace_model(model))))
 
 
-def _shuffled(data, seed):
-    """A batched dataset of the caller's data: theirs, or their arrays shuffled anew in each iteration."""
-    if isinstance(data, tf.data.Dataset):
-        return as_dataset(data)
-    examples = as_dataset(data, batch_size=1)
-    count = max(1, int(examples.cardinality()))
-    batches = examples.shuffle(count, seed=seed).rebatch(BATCH_SIZE)
-    return batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / BATCH_SIZE)))
-
-
 @contextlib.contextmanager
 def _seeded(seed):
     states = random.getstate(), np.random.get_state()
@@ -340,12 +328,6 @@ def _seeded(seed):
         random.setstate(states[0])
         np.random.set_state(states[1])
         generators.generator = generator
-
-
-def _find_metanetwork(metanetwork):
-    if metanetwork is None or callable(metanetwork):
-        return metanetwork
-    return load_metanetwork(metanetwork)
 
 
 def _names(way) -> dict:

@@ -10,6 +10,7 @@ import pytest
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import DataSplits, as_dataset, augment, check_data, load
+from tfmetaprune.data.conversion import shuffled_dataset
 from tfmetaprune.errors import ArgumentError, DataError, UnsupportedModelError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -453,14 +454,15 @@ def flatten(value):
     return [leaf for entry in value for leaf in flatten(entry)] if isinstance(value, tuple) else [np.asarray(value)]
 
 
-def test_as_dataset_puts_arrays_in_one_drawn_order():
-    numbers = np.arange(40)
-    orders = [
-        [batch for (a, b), y in as_dataset(((numbers, numbers + 1.0), numbers * 2), batch_size=16, seed=seed) for batch in zip(a, b, y)]
-        for seed in (3, 3, 4)
-    ]  # fmt: skip
-    first, again, other = ([tuple(map(int, row)) for row in rows] for rows in orders)
-    assert first == again != other and sorted(first) == [(i, i + 1, 2 * i) for i in range(40)] != first
+def test_arrays_are_shuffled_anew_in_each_iteration_and_datasets_are_not():
+    numbers = np.arange(300)
+    shuffled = shuffled_dataset(((numbers, numbers + 1.0), numbers * 2), seed=3)
+    assert int(shuffled.cardinality()) == 3
+    first, second = ([tuple(map(int, row)) for (a, b), y in shuffled for row in zip(a, b, y)] for _ in range(2))
+    rows = [(i, i + 1, 2 * i) for i in range(300)]
+    assert sorted(first) == sorted(second) == rows and len({tuple(first), tuple(second), tuple(rows)}) == 3
+    batched = tf.data.Dataset.range(10).batch(4)
+    assert [batch[0].numpy().tolist() for batch in shuffled_dataset(batched, seed=3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_as_dataset_passes_a_batched_dataset_on_as_it_is(digits):

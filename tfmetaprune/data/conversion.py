@@ -1,5 +1,6 @@
 """Turns what a caller has at hand into the one form the rest uses: a batched `tf.data.Dataset` of tuples."""
 
+import math
 import numbers
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 
+BATCH_SIZE = 128
 
-def as_dataset(data: Any, *, batch_size: int = 128, seed: int | None = None) -> tf.data.Dataset:
+
+def as_dataset(data: Any, *, batch_size: int = BATCH_SIZE) -> tf.data.Dataset:
     """Turns what a caller has at hand into a batched dataset of `(x, y)` or `(x,)`.
 
     Args:
@@ -17,10 +20,9 @@ def as_dataset(data: Any, *, batch_size: int = 128, seed: int | None = None) -> 
         `(x, y)` or `(x, y, sample_weight)`, or x alone. For a model with several inputs x is a list, tuple or dict of
         arrays (alone: a list or dict), for one with several outputs y is. Float arrays become Keras' `floatx`.
       batch_size: examples per batch, used for arrays only; the last batch may be smaller.
-      seed: of the order that arrays are put in, the same in each iteration; None keeps theirs.
 
     Returns:
-      A batched `tf.data.Dataset` of tuples, in the order of the data unless there is a seed.
+      A batched `tf.data.Dataset` of tuples, in the order of the data.
 
     Raises:
       ArgumentError: the batch size is not a positive integer.
@@ -50,10 +52,22 @@ def as_dataset(data: Any, *, batch_size: int = 128, seed: int | None = None) -> 
     lengths = [leaf.shape[0] for leaf in tf.nest.flatten(tensors)]
     if len(set(lengths)) != 1:
         raise DataError(f"as_dataset: expected arrays of one length, got lengths {lengths}. Give each example one row.")
-    if seed is not None:
-        order = np.random.RandomState(seed).permutation(lengths[0])
-        tensors = tf.nest.map_structure(lambda tensor: tf.gather(tensor, order), tensors)
     return tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
+
+
+def shuffled_dataset(data: Any, *, seed: int) -> tf.data.Dataset:
+    """Does what `as_dataset` does, and shuffles arrays, which are often sorted by class, anew in each iteration.
+
+    Args:
+      data: as for `as_dataset`; a dataset keeps its order.
+      seed: of the orders, together with TensorFlow's global seed.
+    """
+    if isinstance(data, tf.data.Dataset):
+        return as_dataset(data)
+    examples = as_dataset(data, batch_size=1)
+    count = max(1, int(examples.cardinality()))
+    batches = examples.shuffle(count, seed=seed).rebatch(BATCH_SIZE)
+    return batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / BATCH_SIZE)))
 
 
 def is_count(value, minimum):

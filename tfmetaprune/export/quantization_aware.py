@@ -1,7 +1,8 @@
 """Quantisation-aware training: the model learns to live with 8-bit numbers, and its zeros stay zeros."""
 
 from tfmetaprune._keras import keras, tfmot
-from tfmetaprune.data import as_dataset, check_data
+from tfmetaprune.data import check_data
+from tfmetaprune.data.conversion import shuffled_dataset
 from tfmetaprune.errors import ExportError
 from tfmetaprune.export.running import muted, reason
 from tfmetaprune.finetuning import finetune_model
@@ -28,7 +29,7 @@ def train_quantized(model, training_data, *, losses, epochs):
       DataError: the data do not fit the model.
       ExportError: TF-MOT cannot quantise a layer.
     """
-    train = as_dataset(training_data, seed=0)  # arrays are often sorted by class
+    train = shuffled_dataset(training_data, seed=0)
     check_data(train, model, loss=losses[0])
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     if nested:

@@ -55,6 +55,11 @@ def load_metanetwork(name_or_path: str | os.PathLike[str] = "default") -> MetaNe
     return metanet
 
 
+def as_metanetwork(metanetwork):
+    """Loads a metanetwork that is given by name or path; one that is given itself, or None, is returned as it is."""
+    return metanetwork if metanetwork is None or callable(metanetwork) else load_metanetwork(metanetwork)
+
+
 def load_card(name_or_path: str | os.PathLike[str] = "default") -> dict:
     """Reads the card of a metanetwork and checks that it was made for this version of the graph schema.
 
