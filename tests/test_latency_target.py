@@ -68,6 +68,19 @@ def test_out_of_reach(trace):
     assert f"in {MAX_CANDIDATES + 1} measurements" not in str(error.value)
 
 
+def test_a_preparation_asks_for_no_speedup_where_a_latency_is_asked_for(monkeypatch):
+    x = keras.Input((32,))
+    few = L.Dense(1)(L.Dense(4, "relu", name="few")(x))  # all that can be pruned
+    model = keras.Model(x, L.Concatenate()([L.Dense(32)(x), few]))
+    data = np.random.default_rng(0).normal(size=(32, 32)).astype("float32"), np.zeros((32, 33), "float32")
+    monkeypatch.setattr(choosing, "measure_with", lambda model: _clock(trace_model(model)))
+    options = {"prepare": "group_norm", "prepare_epochs": 1, "repair": None, "finetune": None}
+    with pytest.raises(NothingToPruneError, match="expected a speed-up of 2"):
+        tfmetaprune.prune(model, data, **options)
+    report = tfmetaprune.prune(model, data, latency_speedup=1.02, **options).report
+    assert report["widths"]["few"]["after"] < 4 and report["latency"]["measurements"][-1]["latency_speedup"] >= 1.02
+
+
 def test_prune_reports_every_measurement(trace, monkeypatch):
     monkeypatch.setattr(choosing, "measure_with", lambda model: _clock(trace, overhead_ms=1.0))
     result = tfmetaprune.prune(trace.model, latency_speedup=2.0, metanetwork=None, finetune=None, repair=None, round_to=8)
