@@ -11,6 +11,7 @@ from tfmetaprune.report.plots import plot_accuracy_curves
 WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
 WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
+ALL = f"{WITH}all of these"  # every metanetwork, at every strength, is tried too
 CONTROL = "fisher"
 VALIDATION, TEST = 0, 1  # along the last axis of a curve
 
@@ -85,13 +86,14 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
 
 
 def _one_recipe(rivals) -> bool:
-    """Whether metanetworks were trained on the same networks in the same way, but for the seed."""
+    """Whether these are several metanetworks, trained on the same networks in the same way but for the seed."""
 
     def recipe(card):
         networks = {kind: sorted(names) for kind, names in card.get("data_models", {}).items()}
         return {**card.get("training", {}), "seed": None}, card.get("config"), networks
 
-    return all(recipe(rival.card) == recipe(rivals[0].card) for rival in rivals)
+    several = len({rival.digest for rival in rivals}) == len(rivals)
+    return several and all(recipe(rival.card) == recipe(rivals[0].card) for rival in rivals)
 
 
 def _columns(speedups):

@@ -25,6 +25,10 @@ SETTINGS = {  # (family, data) of the networks
     "two more families, unseen data": (("concat_cnn", "mnist_5k/14"), ("vit", "mnist_5k/14"), ("vit", "ucr/ItalyPowerDemand")),
 }  # fmt: skip
 OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measured where it is asked for
+    "other families, data that metanetworks train on": (
+        *((family, "digits") for family in ("inverted_cnn", "squeeze_cnn", "convnext", "inception_cnn", "mixer")),
+        ("recurrent", "ucr/JapaneseVowels_eq"),
+    ),
     "other families, unseen data": (
         *((family, "mnist_5k/14") for family in ("inverted_cnn", "squeeze_cnn", "convnext", "inception_cnn", "mixer")),
         ("recurrent", "ucr/ItalyPowerDemand"),
@@ -33,16 +37,39 @@ OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measu
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 
 
+STRENGTHS = {  # how much of a metanetwork's scores, and of its weights, is taken, beside all of both
+    "scores alone": (1.0, 0.0),
+    "half the weights": (1.0, 0.5),
+    "half the scores": (0.5, 1.0),
+    "half of both": (0.5, 0.5),
+    "half the scores alone": (0.5, 0.0),
+}
+
+
 class Rival(NamedTuple):
-    """A metanetwork that is measured: the model, its card, and what tells its weights apart."""
+    """A metanetwork that is measured.
+
+    Attributes:
+      metanet: the model.
+      card: of it.
+      digest: tells its weights apart.
+      scores: the share of its scores; the rest is of `group_l2_fisher`.
+      weights: the share of its weights; the rest is of the network as it was.
+    """
 
     metanet: MetaNetwork
     card: dict
     digest: str
+    scores: float = 1.0
+    weights: float = 1.0
 
 
-def load_rivals(names_or_paths) -> dict[str, Rival]:
-    """Loads metanetworks by name; raises ArgumentError if one was trained on data that are to be unseen, or chosen by a network here."""
+def load_rivals(names_or_paths, strengths=()) -> dict[str, Rival]:
+    """Loads metanetworks by name, each with the STRENGTHS that are named as rivals of its own.
+
+    Raises:
+      ArgumentError: one was trained on data that are to be unseen, or chosen by a network here.
+    """
     rivals = {}
     for each in names_or_paths:
         name, metanet, card = pathlib.Path(each).stem, load_metanetwork(each), load_card(each)
@@ -50,6 +77,8 @@ def load_rivals(names_or_paths) -> dict[str, Rival]:
             raise ArgumentError(f"--metanetworks: expected a name of its own for each, got {name!r} again. Rename the file.")
         check_card(name, card)
         rivals[name] = Rival(metanet, card, digest(metanet))
+        for each in strengths:
+            rivals[f"{name}, {each}"] = Rival(*rivals[name][:3], *STRENGTHS[each])
     return rivals
 
 

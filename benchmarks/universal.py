@@ -17,9 +17,9 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from leads import CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
+from leads import ALL, CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 from rankings import bn_scale, same_widths, taylor
-from rivals import CRITERIA, FIRST_SEED, OTHER_FAMILIES, SETTINGS, VARIANTS, described, files_of, load_rivals
+from rivals import CRITERIA, FIRST_SEED, OTHER_FAMILIES, SETTINGS, STRENGTHS, VARIANTS, described, files_of, load_rivals
 
 from tfmetaprune._keras import keras
 from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
@@ -61,11 +61,21 @@ class Net:
         keras.utils.set_random_seed(file.seed)  # the order of the examples follows it
         (self.judge,) = load_judges(folder, [file])
         self.test, self.seed, self.rivals = dataset_arrays(load(file.data).test), file.seed, rivals
-        self.generated = functools.cache(lambda name: generated(self.judge, rivals[name].metanet))
+        self.generated = functools.cache(lambda name: self._generated(rivals[name]))
         self.importance = functools.cache(
             lambda name: bn_scale(self.judge.trace) if name == "bn_scale" else taylor(self.judge.trace, self.judge.train)
         )
         self.plan = functools.cache(self._plan)
+
+    def _generated(self, rival):
+        """What a metanetwork makes of the network: weights, and scores on top of their group L2; in part, if its strength says so."""
+        weights, score = generated(self.judge, rival.metanet)
+        if rival.scores == rival.weights == 1:
+            return weights, score
+        own, _ = generated(self.judge, lambda graph: graph)
+        ranking = rival.scores * (self._score("group_l2", weights) + score) + (1 - rival.scores) * self._score("group_l2_fisher")
+        weights = {key: own[key] + rival.weights * (weights[key] - own[key]) for key in weights}
+        return weights, ranking - self._score("group_l2", weights)
 
     def _ranked(self, criterion, speedup, step, score=None, weights=None):
         """Plans by a criterion and what is added to it."""
@@ -77,10 +87,10 @@ class Net:
             trace, criterion, speedup=speedup, step=step, score=score, weights=weights, statistics=statistics, seed=self.seed
         )  # fmt: skip
 
-    def _score(self, criterion):
+    def _score(self, criterion, weights=None):
         """float32 [num_units], while all units are there."""
-        trace = self.judge.trace
-        return scorer(trace, criterion, statistics=self.judge.statistics, seed=self.seed)(np.ones(trace.channels.num_units, bool))
+        trace, statistics = self.judge.trace, self.judge.statistics
+        return scorer(trace, criterion, weights=weights, statistics=statistics, seed=self.seed)(np.ones(trace.channels.num_units, bool))
 
     def _plan(self, way, speedup, step):
         """The plan, and the weights to rebuild with; (None, None) if the speed-up is out of reach."""
@@ -128,6 +138,8 @@ class Bench:
         self.command = f"python benchmarks/universal.py --out {options.out}"
         if getattr(options, "metanetworks", None):
             self.command += f" --metanetworks {' '.join(options.metanetworks)}"
+        strengths = getattr(options, "strengths", ())
+        self.command += f" --strengths {' '.join(map(json.dumps, strengths))}" if strengths else ""
         self.title = getattr(options, "title", TITLE)
         self.command += "" if self.title == TITLE else f' --title "{self.title}"'
         for name in ("num_models", "speedups", "budgets", "repairs", "ways"):
@@ -145,8 +157,11 @@ class Bench:
         self.ways = [way for way in known if way in (options.ways or known)]
         names = [name for name in (CONTROL, *rivals) if name in self.ways]
         self.choices = {CHOICE: DEFAULT_CRITERIA, **{f"{WITH}{name}": (*DEFAULT_CRITERIA, name) for name in names}}
+        if strengths:
+            self.choices[ALL] = (*DEFAULT_CRITERIA, *(name for name in rivals if name in self.ways))
         if not {*DEFAULT_CRITERIA} <= {*self.ways}:
             self.choices = {}
+        self.compared = [(ALL, f"{WITH}{name}") for name in rivals if name in self.ways][:1] if ALL in self.choices else []
 
     def key(self, file, way, repair, speedup, budget) -> tuple:
         """Returns the values of KEY."""
@@ -229,7 +244,7 @@ class Bench:
                 for name, files in settings.items():
                     curves, whole = self.curves(done, files, repair, budget), self.unpruned(done, files)
                     lines += ["", f"### {name[0].upper()}{name[1:]}: {repair}, {budget} epochs", ""]
-                    lines += lead_tables(curves, files, whole, self.speedups, self.rivals)
+                    lines += lead_tables(curves, files, whole, self.speedups, self.rivals, self.compared)
                 if settings and len(self.speedups) > 1:
                     lines += ["", plot(self.log.with_suffix(".md"), curves, whole, self.speedups, repair, budget)]
         return "\n".join([*lines, "", f"Made by `{self.command}`.", ""])
@@ -269,6 +284,12 @@ class Bench:
                 "weights."
             )
 
+        if ALL in self.choices:
+            yield (
+                "*Scores alone* leaves the network's weights as they are, *half the weights* goes half of the way to the metanetwork's, "
+                "and *half the scores* ranks by the mean of `group_l2_fisher`'s scores and the metanetwork's."
+            )
+
     def introduction(self, settings):
         """Yields the lines before the tables."""
         yield (
@@ -292,6 +313,8 @@ class Bench:
             )
         yield ""
         for name, rival in self.rivals.items():
+            if rival.scores != 1 or rival.weights != 1:
+                continue  # told of already
             trained, judged = (files_of(rival.card, kind) for kind in ("trained_on", "validated_on"))
             chosen = f"the best state of its training was chosen by {described(judged)}. " if judged else ""
             yield (
@@ -324,6 +347,7 @@ def main():
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--metanetworks", nargs="*", default=[], help="names of shipped ones, or paths")
+    parser.add_argument("--strengths", nargs="*", default=[], choices=list(STRENGTHS), help="to use each in part as well")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/universal.md"))
     parser.add_argument("--title", default=TITLE, help="of the page")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="where the networks are kept")
@@ -337,7 +361,7 @@ def main():
     options = parser.parse_args()
     if options.write_cards and 0 not in options.budgets:
         raise ArgumentError("--write-cards: expected budget 0, which cards tell of, among --budgets. Add it.")
-    bench = Bench(options, load_rivals(options.metanetworks), options.zoo)
+    bench = Bench(options, load_rivals(options.metanetworks, options.strengths), options.zoo)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = make_networks(options.zoo, options.settings, options.num_models)
     turns = sorted((file.seed, place, file) for place, files in enumerate(settings.values()) for file in files)

@@ -7,7 +7,7 @@ import pytest
 
 from tfmetaprune import choosing
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.choosing import Attempt, Way, best_attempt, choose_channels, output_errors, ways_to_try
+from tfmetaprune.choosing import Attempt, Rewritten, Way, best_attempt, choose_channels, output_errors, ways_to_try
 from tfmetaprune.errors import DataError, NothingToPruneError
 from tfmetaprune.latency_target import LatencyTarget
 from tfmetaprune.trace import trace_model
@@ -122,7 +122,10 @@ def test_best_attempt_takes_the_first_of_the_nearest():
         (None, (), [("a", 2.0, None), ("b", 2.0, None)]),
         (LatencyTarget(latency_speedup=1.5), (), [("a", 1.5, None), ("b", 1.5, None), ("b", None, 1.5)]),
         (LatencyTarget(latency_ms=3.0), (), [("a", 4.0, None), ("b", 4.0, None), ("b", None, 3.0)]),
-        (LatencyTarget(latency_ms=3.0), (4.0,), [("a", 4.0, None), ("b", 4.0, None), ("a", None, 3.0)]),
+        (
+            LatencyTarget(latency_ms=3.0), (4.0,),
+            [("a", 4.0, None), ("b", 4.0, None), ("a", 2.0, None), ("b", 2.0, None), ("b", None, 3.0)],
+        ),
     ],
 )
 def test_ways_are_compared_before_a_latency_is_searched_for(monkeypatch, latency, unreachable, asked):
@@ -140,7 +143,29 @@ def test_ways_are_compared_before_a_latency_is_searched_for(monkeypatch, latency
     best, found = choose_channels(
         trace_model(model), [Way("a"), Way("b")], None, data, speedup=2.0, latency=latency, search_steps=0, seed=0
     )  # fmt: skip
-    assert seen == asked and best.way.criterion == asked[-1][0] and len(found) == (0 if unreachable else 2)
+    assert seen == asked and best.way.criterion == asked[-1][0] and len(found) == 2
+
+
+@pytest.mark.parametrize("most, asked", [(1.5, [4.0, 2.0, np.sqrt(2)]), (1.0, [4.0, 2.0, np.sqrt(2), 2**0.25])])
+def test_before_a_latency_a_search_takes_a_speedup_within_reach(monkeypatch, most, asked):
+    seen, found = [], Rewritten()
+
+    def search(*_, speedup, **options):
+        del options
+        seen.append(speedup)
+        if speedup > most:
+            raise NothingToPruneError("out of reach")
+        return found
+
+    monkeypatch.setattr(choosing, "search", search)
+    monkeypatch.setattr(choosing, "try_way", lambda trace, way, rewritten, dataset, **options: rewritten)
+    options = {"speedup": 2.0, "latency": LatencyTarget(latency_ms=3.0), "search_steps": 1, "seed": 0}
+    if most > 1:
+        assert choose_channels(trace_model(_scaled([1.0])), [Way("group_l2")], None, None, **options) == (found, [])
+    else:
+        with pytest.raises(NothingToPruneError, match="out of reach"):
+            choose_channels(trace_model(_scaled([1.0])), [Way("group_l2")], None, None, **options)
+    np.testing.assert_allclose(seen, asked)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from tfmetaprune import demo
 from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
+from tfmetaprune.commands import shared
 from tfmetaprune.data import load
 from tfmetaprune.environment import prepared_sets
+from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metatrain.zoo import residual_cnn
 
 GROUP = typer.main.get_command(app)
@@ -184,6 +186,28 @@ def test_images_get_the_size_of_the_models_input(folder, tmp_path):
     np.savez(tmp_path / "larger.npz", x=np.random.default_rng(0).integers(0, 255, (60, 12, 16), np.uint8), y=np.arange(60) % 10)
     compared = run("compare", folder / "model.keras", folder / "model.keras", "--data", tmp_path / "larger.npz", "--json").stdout
     assert 0 <= json.loads(compared)["models"][0]["accuracy"] <= 1
+
+
+def test_scaling_is_of_the_data_and_is_kept_for_the_report(folder, tmp_path, monkeypatch):
+    scales = []
+
+    def load_data(*arguments):
+        scales.append(arguments[-1])
+        if len(scales) == 3:
+            raise ArgumentError("No curve is needed.")
+        return shared.load_data(*arguments)
+
+    for module in ("compare", "prune", "report"):
+        monkeypatch.setattr(sys.modules[f"tfmetaprune.commands.{module}"], "load_data", load_data)
+    model, images = folder / "model.keras", np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(60) % 10)
+    given = ["--data", tmp_path / "images.npz", "--scaling", "none"]
+    run("compare", model, model, *given)
+    out = tmp_path / "small"
+    report = run("prune", model, *given, "--out", out, "--epochs", "0", "--metanetwork", "none", "--criterion", "group_l2", "--json").stdout
+    assert json.loads(report)["scaling"] == "none"
+    run("report", out, "--curve", code=2)
+    assert scales == ["none"] * 3
 
 
 def test_info(tmp_path):

@@ -23,6 +23,7 @@ from tfmetaprune.trace import ModelTrace
 DEFAULT_CRITERIA = ("group_l2", "group_l2_fisher")  # that "default" chooses from
 NUM_COMPARED = 1024  # inputs at most that outputs are compared on
 _CHUNK = 64  # of them that are run at once
+_LEAST_SPEEDUP = 1.1  # below which no other is tried where a latency is asked for
 LATENCY_SPEEDUP = 4.0  # MACs ratio that channels are chosen for where a latency in milliseconds is asked for
 _VARIES = 1e-9  # the least share of an output's power that counts as its variance
 
@@ -118,7 +119,7 @@ def choose_channels(
     """Chooses the channels that go in the best of several ways, and makes the model smaller in it.
 
     Ways are compared at the speed-up that is asked for; for a latency, at the same ratio of MACs, or `LATENCY_SPEEDUP` where milliseconds
-    are asked for.
+    are asked for, or the first of its square roots (2, 1.41, ...) that is in reach.
 
     Args:
       trace: the traced model.
@@ -145,23 +146,39 @@ def choose_channels(
         metanetwork = None if way.metanetwork is None else network
         return rewrite(trace, metanetwork, dataset, criterion=way.criterion, seed=seed, measure=measure)
 
-    def attempt(way):
-        return try_way(trace, way, rewritten_in(way), dataset, speedup=target, seed=seed, **options)
+    def compared(macs_speedup):
+        def attempt(way):
+            return try_way(trace, way, rewritten_in(way), dataset, speedup=macs_speedup, seed=seed, **options)
+
+        return best_attempt(trace, ways, attempt, dataset)
 
     best, tried = None, []
-    if latency is None or len(ways) > 1:
-        try:
-            best, tried = best_attempt(trace, ways, attempt, dataset)
-        except NothingToPruneError:
-            if latency is None:
-                raise  # a latency may be reached with fewer channels gone
+    if latency is None:
+        best, tried = compared(target)
+    elif len(ways) > 1:
+        best, tried = _within_reach(compared, target)
     way = ways[0] if best is None else best.way
     rewritten = rewritten_in(way) if best is None else best.rewritten
     if search_steps and target > 1:
-        rewritten = search(trace, rewritten, dataset, speedup=target, steps=search_steps, criterion=way.criterion, seed=seed)
+
+        def searched(macs_speedup):
+            return search(trace, rewritten, dataset, speedup=macs_speedup, steps=search_steps, criterion=way.criterion, seed=seed)
+
+        rewritten = searched(target) if latency is None else _within_reach(searched, target)
     elif latency is None:
         return best, tried
     return try_way(trace, way, rewritten, dataset, speedup=speedup, latency=latency, seed=seed, **options), tried
+
+
+def _within_reach(function, speedup):
+    """Returns what a function makes of a speed-up, or of the first of its square roots that is in reach, as a latency may be."""
+    while True:
+        try:
+            return function(speedup)
+        except NothingToPruneError:
+            speedup = math.sqrt(speedup)
+            if speedup < _LEAST_SPEEDUP:
+                raise
 
 
 def best_attempt(trace: ModelTrace, ways: Sequence[Way], attempt: Callable, dataset) -> tuple[Attempt, list[dict]]:

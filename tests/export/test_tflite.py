@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, ExportError, UnsupportedModelError
 from tfmetaprune.export import running, samples, tflite, verify
+from tfmetaprune.export.latency import measure_latency
 from tfmetaprune.export.tflite import export_tflite, run_tflite
 
 KINDS = [None, "float16", "dynamic", "int8"]
@@ -256,11 +257,13 @@ def test_unknown_sizes_come_from_the_data(tmp_path):
     np.testing.assert_allclose(run_tflite(tmp_path / "m.tflite", x), model(x), rtol=0, atol=1e-5)
 
 
-def test_integer_inputs(tmp_path):
-    inputs = keras.Input((5,), dtype="int32")
+@pytest.mark.parametrize("dtype", ["int32", "float32"])  # an Embedding that is a model's first layer has floats for tokens
+def test_tokens(tmp_path, dtype):
+    inputs = keras.Input((5,), dtype=dtype)
     model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(layers.Embedding(7, 4)(inputs))))
-    x = np.random.default_rng(7).integers(0, 7, size=(40, 5))
+    x = np.random.default_rng(7).integers(0, 7, size=(40, 5)).astype(dtype)
     export_tflite(model, tmp_path / "random.tflite")
+    assert measure_latency(tmp_path / "random.tflite", num_warmup=0, num_runs=1)
     export_tflite(model, tmp_path / "m.tflite", representative_data=x)
     np.testing.assert_allclose(run_tflite(tmp_path / "m.tflite", x), model(x), rtol=0, atol=1e-6)
 

@@ -131,12 +131,26 @@ def test_a_recipe_of_ones_own_may_leave_out_what_has_a_default(tmp_path):
         ("{speedup: 2}", "{method: unstructured}", "pruning.method: expected structured with use: weights, got 'unstructured'"),
         ("{speedup: 2}", "{speedup: 0.5}", "pruning.speedup: expected at least 1, got 0.5"),
         ("description: A test.", "description: [", "expected YAML, got .*line"),
+        ("{name: digits}", "{name: digits, scaling: unit}", "data.scaling: expected one of default, none, standardize, got 'unit'"),
+        ("{speedup: 2}", "{speedup: 2, criterion: l2}", "pruning.criterion: expected one of group_l2, group_l2_max, random, got 'l2'"),
+        ("{speedup: 2}", "{speedup: 2, criterion: fisher}", "pruning.criterion: expected one of group_l2, .*, got 'fisher'"),
+        ("{speedup: 2}", "{method: sparse}\nuse: scores", "pruning: prune: expected method to be one of .*, got 'sparse'"),
+        ("objective: structured", "objective: dense", "metatraining: MetaTraining: expected objective to be one of .*, got 'dense'"),
+        ("metanetwork: {}", "metanetwork: {hidden: 0}", "metanetwork: MetaNetConfig: expected hidden to be an integer >= 2, got 0"),
+        ("metanetwork: {}", "metanetwork: {}\nexport: {quantize: int4}", "export.quantize: expected one of None, .*, got 'int4'"),
     ],
 )
 def test_mistakes_are_named_by_their_key(tmp_path, old, new, message):
     assert old in BASE
     with pytest.raises(ArgumentError, match=f"Recipe mine.yaml[,:] {message}"):
         read_text(tmp_path, BASE.replace(old, new))
+
+
+def test_scores_may_join_a_criterion_of_the_data(tmp_path):
+    text = BASE.replace("{speedup: 2}", "{speedup: 2, criterion: fisher}\nuse: scores")
+    assert read_text(tmp_path, text).pruning.criterion == "fisher"
+    with pytest.raises(ArgumentError, match="pruning.criterion"):  # data models are pruned without data
+        read_text(tmp_path, text.replace("count: 1,", "count: 1, speedups: [1.5, 2],"))
 
 
 def test_unknown_recipes_and_architectures_are_refused(tmp_path):
@@ -311,6 +325,13 @@ def test_the_published_chain_on_a_cnn_resumes_to_the_same_end(tmp_path, monkeypa
     assert report["speedup"]["reached"] >= 1.8 and stages["data_models/1"]["speedup"] >= 1.5
     config = stages["metanetwork"]["config"]
     assert config["message_passing"] == "published" and config["ratio"] > 0.01  # kernels are smaller than 1
+
+
+def test_data_that_are_there_are_not_mocked(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).normal(size=(60, 8, 8, 1)).astype(np.float32), y=np.arange(60) % 3)
+    recipe = read_text(tmp_path, BASE.replace("digits}", f"{tmp_path / 'own.npz'}}}"))
+    report = run.run_recipe(recipe, tmp_path / "run", smoke=True)
+    assert report["data"]["num_classes"] == 3 and sum(report["data"]["num_examples"].values()) == 60
 
 
 def test_the_published_chain_on_a_transformer(tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Data, DataDir, Json, Quiet, Seed, load_data, load_model, quiet, results
+from tfmetaprune.commands.shared import Data, DataDir, Json, Quiet, Scaling, Seed, load_data, load_model, quiet, results
 from tfmetaprune.errors import ArgumentError
 
 _FIRST = ("original", "model")  # names of files that others were made from come before the others in a folder
@@ -28,6 +28,7 @@ def compare(
     ],
     data: Data = None,
     data_dir: DataDir = None,
+    scaling: Scaling = "default",
     analyze: Annotated[bool, typer.Option("--analyze", help="Tell how the statistics of the layers differ, of two models.")] = False,
     plot: Annotated[pathlib.Path | None, typer.Option(help="PNG file for the same as a picture.", show_default=False)] = None,
     seed: Seed = 0,
@@ -48,7 +49,7 @@ def compare(
             from tfmetaprune.comparison import summarize
             from tfmetaprune.report.progress import progress_bar
             from tfmetaprune.report.tables import means_table, summaries_table
-        splits = None if data is None else load_data(data, data_dir, seed, loaded[0])
+        splits = None if data is None else load_data(data, data_dir, seed, loaded[0], scaling)
         rows = []
         with progress_bar("Measuring the models", len(paths)) as advance:
             for path, name, model in zip(paths, _short_names(paths), loaded):

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Data, DataDir, Json, Model, Quiet, Seed, load_data, load_model, quiet, results
+from tfmetaprune.commands.shared import (
+    Data,
+    DataDir,
+    Json,
+    Model,
+    Quiet,
+    Scaling,
+    Seed,
+    load_data,
+    load_model,
+    quiet,
+    results,
+)
 from tfmetaprune.errors import ArgumentError
 
 
@@ -24,6 +36,7 @@ def export(
     quantize: Annotated[str | None, typer.Option(help="float16, dynamic or int8.", show_default="float32")] = None,
     data: Data = None,
     data_dir: DataDir = None,
+    scaling: Scaling = "default",
     sparse: Annotated[bool, typer.Option("--sparse", help="Leave runs of zeros out of the file.")] = False,
     integer_io: Annotated[bool, typer.Option("--integer-io", help="Make inputs and outputs int8, for int8.")] = False,
     train_epochs: Annotated[int, typer.Option(help="Train for int8 on the data first, so many passes.", min=0)] = 0,
@@ -42,7 +55,7 @@ def export(
             from tfmetaprune.export.tflite import export_tflite
             from tfmetaprune.report.progress import progress_bar
             from tfmetaprune.report.tables import format_count
-        examples_seen = None if data is None else load_data(data, data_dir, seed, keras_model).train
+        examples_seen = None if data is None else load_data(data, data_dir, seed, keras_model, scaling).train
         training = {"training_data": examples_seen, "epochs": train_epochs} if train_epochs else {}
         with progress_bar("Exporting to TFLite and running it"):
             report = export_tflite(

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Data, DataDir, Json, Model, Quiet, Seed, load_data, load_model, quiet, results
+from tfmetaprune.commands.shared import (
+    Data,
+    DataDir,
+    Json,
+    Model,
+    Quiet,
+    Scaling,
+    Seed,
+    load_data,
+    load_model,
+    quiet,
+    results,
+)
 from tfmetaprune.errors import ArgumentError
 
 _TARGET = {"rich_help_panel": "How small"}
@@ -29,6 +41,7 @@ def prune(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for the model, its plan and the report.")],
     data: Data = None,
     data_dir: DataDir = None,
+    scaling: Scaling = "default",
     speedup: Annotated[
         float | None, typer.Option(help="MACs before / MACs after, at least 1.", show_default="2.0", **_TARGET)
     ] = None,
@@ -104,7 +117,7 @@ def prune(
             from tfmetaprune import pipeline
             from tfmetaprune.report.folder import atomic_folder, write_result
         with atomic_folder(out) as folder:
-            splits = None if data is None else load_data(data, data_dir, seed, keras_model)
+            splits = None if data is None else load_data(data, data_dir, seed, keras_model, scaling)
             result = pipeline.prune(
                 keras_model, splits and splits.train, validation_data=splits and splits.validation, speedup=speedup,
                 method=method, criterion=criterion, metanetwork=metanetwork,
@@ -113,7 +126,7 @@ def prune(
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
                 prepare=prepare, prepare_epochs=prepare_epochs, prepare_learning_rate=prepare_learning_rate, search_steps=search_steps,
             )  # fmt: skip
-            report = write_result(folder, result, model=str(model.absolute()), data=data)
+            report = write_result(folder, result, model=str(model.absolute()), data=data, scaling=data and scaling)
         done.write(report)
         done.show(*_lines(report, model.name), f"Model, plan and report are in {out}")
 

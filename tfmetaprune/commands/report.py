@@ -26,6 +26,7 @@ def report(
     model: Annotated[pathlib.Path | None, typer.Option(help="The original.", show_default="the model that was pruned")] = None,
     data: Annotated[str | None, typer.Option(help="Data set for --curve.", show_default="what was pruned on")] = None,
     data_dir: DataDir = None,
+    scaling: Annotated[str | None, typer.Option(help="Of its inputs, as for prune.", show_default="as it was pruned")] = None,
     seed: Seed = 0,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -36,7 +37,7 @@ def report(
     with results(as_json, is_quiet) as done:
         path = write_report(folder, out)  # finds out at once whether all can be read and written
         if curve or latency:
-            _measure(folder, latency, curve, model, (data, data_dir, seed))
+            _measure(folder, latency, curve, model, (data, data_dir, seed, scaling))
             path = write_report(folder, out)
         done.write({"page": str(path), "size_bytes": path.stat().st_size})
         done.show(f"The page is {path}")
@@ -49,8 +50,9 @@ def _measure(folder, latency, curve, model, data):
         from tfmetaprune.report.folder import atomic_folder
         from tfmetaprune.report.page_reading import CURVE_FILE, LATENCY_FILE, read_folder, report_digest
         from tfmetaprune.report.progress import progress_bar
-    name, data_dir, seed = data
-    name = name or read_folder(folder).report.get("data")
+    name, data_dir, seed, scaling = data
+    report = read_folder(folder).report
+    name, scaling = name or report.get("data"), scaling or report.get("scaling") or "default"
     if curve and not name:
         raise ArgumentError(f"Folder '{folder}': expected to be told the data for --curve, got none. Name them by --data NAME.")
     original, small = map(load_model, measuring.model_files(folder, model))
@@ -64,7 +66,7 @@ def _measure(folder, latency, curve, model, data):
                 measured = measuring.measure_latencies(original, small)
             write(temporary / LATENCY_FILE, measured)
         if curve:
-            splits = load_data(name, data_dir, seed, original)
+            splits = load_data(name, data_dir, seed, original, scaling)
             with progress_bar("Pruning to several speed-ups") as advance:
                 measured = measuring.measure_curve(
                     folder, original, splits.train, splits.validation, split=f"validation split of {name}", seed=seed, progress=advance

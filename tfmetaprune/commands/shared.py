@@ -25,6 +25,10 @@ DataDir = Annotated[
     pathlib.Path | None,
     typer.Option(help="Folder of prepared data sets.", show_default="TFDS_DATA_DIR, else ~/tensorflow_datasets"),
 ]
+Scaling = Annotated[
+    str,
+    typer.Option(help="Of inputs: default (images to [0, 1]), none (as they are, 0 to 255 say) or standardize."),
+]
 
 
 class Results:
@@ -60,7 +64,7 @@ def results(as_json, is_quiet):
         yield Results(as_json, is_quiet)
 
 
-def load_data(name, data_dir, seed, model):
+def load_data(name, data_dir, seed, model, scaling="default"):
     """Loads the data set that `--data` names, a `DataSplits`; images get the size and the channels of the model's input.
 
     Args:
@@ -68,15 +72,17 @@ def load_data(name, data_dir, seed, model):
       data_dir: as for `data.load`.
       seed: as for `data.load`.
       model: a model of either Keras.
+      scaling: as for `data.load`.
 
     Raises:
-      ArgumentError: the name is unknown.
+      ArgumentError: the name or the scaling is unknown.
       DataError: the set cannot be read.
     """
     with quiet():
         from tfmetaprune.data import load
     inputs = getattr(model, "inputs", None) or ()
-    return load(name, data_dir=data_dir, seed=seed, input_shape=tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None)
+    input_shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None
+    return load(name, data_dir=data_dir, seed=seed, input_shape=input_shape, scaling=scaling)
 
 
 def use_data_dir(data_dir):

@@ -7,6 +7,7 @@ import pathlib
 from tfmetaprune.data.arrays import npz_examples
 from tfmetaprune.data.conversion import check_batch_size
 from tfmetaprune.data.images import folder_examples
+from tfmetaprune.data.packages import PACKAGES
 from tfmetaprune.data.published import is_published, published_examples
 from tfmetaprune.data.splits import DataSplits, make_splits
 from tfmetaprune.data.table import table_examples
@@ -81,6 +82,11 @@ def load(
     return make_splits(
         examples, batch_size=batch_size, seed=seed, image_size=image_size, input_shape=input_shape, scaling=scaling
     )
+
+
+def is_downloaded(name) -> bool:
+    """Whether `load` would download a data set: it is neither a path nor of an installed package, as "digits" is."""
+    return not _is_path(name) and name.partition("/")[0] not in ("digits", *PACKAGES)
 
 
 def _is_path(name) -> bool:

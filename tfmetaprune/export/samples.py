@@ -61,8 +61,8 @@ def random_samples(model):
 
 
 def random_array(rng, shape, dtype):
-    """Returns normal numbers, or zeros and ones if the dtype is not a float."""
-    values = rng.normal(size=shape) if np.issubdtype(dtype, np.floating) else rng.integers(0, 2, size=shape)
+    """Returns numbers in [0, 2), zeros and ones if the dtype is not a float: tokens of any vocabulary, where they are taken as such."""
+    values = rng.uniform(0, 2, size=shape) if np.issubdtype(dtype, np.floating) else rng.integers(0, 2, size=shape)
     return values.astype(dtype)
 
 

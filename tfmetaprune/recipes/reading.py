@@ -51,6 +51,7 @@ def read_recipe(name_or_path) -> Recipe:
     try:
         recipe = build(Recipe, values, "")
         _check_network(recipe.network)
+        _check_stages(recipe)
         return recipe
     except ArgumentError as error:
         raise ArgumentError(f"Recipe {path.name}, {error}. Change the file there.") from error
@@ -67,6 +68,37 @@ def _check_network(network):
     unknown = [option for option in network.options if option not in known]
     if unknown:
         raise ArgumentError(f"network.options: expected some of {', '.join(known)}, got {unknown[0]!r}")
+
+
+def _check_stages(recipe):
+    """Raises ArgumentError for what a stage would refuse, some of them hours later."""
+    from tfmetaprune.data.splits import SCALINGS
+    from tfmetaprune.export.verify import ADVICE
+    from tfmetaprune.metanet import MetaNetConfig
+    from tfmetaprune.metatrain.trainer import MetaTraining
+    from tfmetaprune.pruning import CRITERIA, needs_statistics
+    from tfmetaprune.pruning.sparse.method import sparse_method
+
+    has_statistics = recipe.use == "scores" and recipe.data_models.speedups is None  # no other stage measures them
+    for key, value, known in (
+        ("data.scaling", recipe.data.scaling, SCALINGS),
+        ("pruning.criterion", recipe.pruning.criterion, [name for name in CRITERIA if has_statistics or not needs_statistics(name)]),
+        ("export.quantize", recipe.export.quantize, list(ADVICE)),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{key}: expected one of {', '.join(map(str, known))}, got {value!r}")
+    metanetwork = dataclasses.asdict(recipe.metanetwork)
+    metatraining = dataclasses.asdict(recipe.metatraining)
+    del metanetwork["ratio_unit"], metatraining["examples"]
+    for key, make in (
+        ("metanetwork", lambda: MetaNetConfig(**metanetwork)),
+        ("metatraining", lambda: MetaTraining(**metatraining)),
+        ("pruning", lambda: sparse_method(recipe.pruning.method, sparsity=recipe.pruning.sparsity)),
+    ):
+        try:
+            make()
+        except ArgumentError as error:
+            raise ArgumentError(f"{key}: {str(error).rstrip('.')}") from error
 
 
 def build(kind, values, path):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import tempfile
 
+from tfmetaprune.data.loading import is_downloaded
 from tfmetaprune.recipes.architectures import ARCHITECTURES
 from tfmetaprune.recipes.recipe import Recipe, Training
 
@@ -56,13 +57,13 @@ def mocked_data(name, data_dir=None):
     """Lets a data set of tensorflow_datasets consist of random examples while the body runs, so that nothing is downloaded.
 
     Args:
-      name: of the data set; "digits" is left as it is.
+      name: of the data set, or a path; what is not downloaded is left as it is: "digits", sets of installed packages, own files.
       data_dir: where the caller keeps data sets, yielded for those that are left alone.
 
     Yields:
       The directory of data sets for `load`.
     """
-    if name == "digits":
+    if not is_downloaded(name):
         yield data_dir
         return
     import tensorflow_datasets as tfds
