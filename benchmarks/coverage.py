@@ -2,7 +2,8 @@
 
 Each model runs in a process of its own, and leaves one JSON file under runs/coverage/, so that a run can be resumed.
 Usage: python benchmarks/coverage.py [--keras 2|3|both|none] [--only NAME ...] [--size small|all] [--image-size N]
-                                     [--out docs/coverage.md] [--again]
+                                     [--out PAGE.md] [--again]
+The table goes to docs/coverage.md if it is of everything, else to coverage.md in the folder of the runs.
 """
 
 import argparse
@@ -354,7 +355,7 @@ def _arguments():
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of architectures or structures")
     parser.add_argument("--size", choices=("small", "all"), default="all", help="small: the seven that the tests take")
     parser.add_argument("--image-size", type=int, help="for all architectures, in place of the smallest that suits each")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "coverage.md")
+    parser.add_argument("--out", type=pathlib.Path, help="the page to write; default: docs/coverage.md, or for a part RUNS/coverage.md")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "coverage")
     parser.add_argument("--again", action="store_true", help="measure anew what runs/coverage/ has already")
     parser.add_argument("--worker", nargs=4, metavar="", help=argparse.SUPPRESS)
@@ -382,8 +383,11 @@ def main():
             row = run_apart(name, family, image_size, arguments.runs)
         rows.append(row)
         print(f"{family:10} {name:24} {'; '.join(problems(row)) or 'good'}", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(table(rows), encoding="utf-8")
+    is_part = arguments.only or arguments.image_size or (arguments.keras, arguments.size) != ("both", "all")
+    out = arguments.out or (arguments.runs if is_part else ROOT / "docs") / "coverage.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(table(rows), encoding="utf-8")
+    print(f"Written to {out}")
     return None
 
 

@@ -227,6 +227,15 @@ def test_plot_is_a_png(tmp_path):
     assert path.read_bytes().startswith(PNG)
 
 
+def test_the_same_plot_is_the_same_file(tmp_path, monkeypatch):
+    made = []
+    for clock in ("0", "1000000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", clock)  # what matplotlib takes for the time
+        plot_accuracy_curves(tmp_path / "plot.svg", {"one": [(1.0, 0.9), (2.04, 0.7)]})
+        made.append((tmp_path / "plot.svg").read_bytes())
+    assert made[0] == made[1]
+
+
 def test_exported_model_of_the_command_line_agrees(digits_model, tmp_path):
     from tfmetaprune.export.tflite import run_tflite
 
