@@ -40,6 +40,7 @@ METHODS = {
 HEADER = """# What pruning buys on the device
 
 Made by `python benchmarks/device.py --out docs/device.md`. {versions}.
+The networks of 224 x 224 have random weights.
 Latency is that of one sample on one thread, median of {runs} rounds in each of which every file ran once; the ratio is
 dense / pruned within rounds, its 10th to 90th percentile in brackets. *Held*: the latency ratio / the MACs ratio. *Left out*: the
 size of the file with zeros left out (`sparse=True`); a dash where there are no zeros, *refused* where

@@ -11,6 +11,7 @@ from tfmetaprune.report.plots import plot_accuracy_curves
 WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
 WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
+NEAREST = " at the nearest strength"  # stands behind a metanetwork that is used as `prune` uses it where its weights count
 ALL = f"{WITH}all of these"  # every metanetwork, at every strength, is tried too
 CONTROL = "fisher"
 VALIDATION, TEST = 0, 1  # along the last axis of a curve
@@ -35,7 +36,7 @@ def lead_tables(curves, files, whole, speedups, rivals, compared=()):
     criteria = [way for way in curves if way in CRITERIA]
     best = max(criteria, key=lambda way: curves[way][:, -1, VALIDATION].mean(), default=None)
     names = [name for name in rivals if name in curves]
-    for name in names:
+    for name in (*names, *(way for way in curves if way.endswith(NEAREST) and WITH + way in curves)):
         controls = [way for way in curves if way.startswith(name + WIDTHS)]
         leads = {way: (curves[name] - curves[way])[:, :, TEST] for way in (*([best] if best else ()), *controls)}
         if leads:

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from memory import PeakMemory
 
-# num_layers, hidden, ratio of METHOD.md; the sizes of ResNet-50 for what the paper does not have
+# num_layers, hidden, ratio as published; the sizes of ResNet-50 for what the paper does not have
 SIZES = {
     "ResNet56": (8, 64), "VGG19": (8, 32), "MobileNetV2": (6, 16), "ResNet50": (6, 16), "ConvNeXtTiny": (6, 16),
     "ViT-B/16": (3, 4), "NASNetLarge": (6, 16), "EfficientNetV2L": (6, 16),

@@ -37,6 +37,7 @@ OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measu
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 
 
+PRODUCT = "half the weights", "scores alone"  # those of STRENGTHS that `prune` tries, beside all of both
 STRENGTHS = {  # how much of a metanetwork's scores, and of its weights, is taken, beside all of both
     "scores alone": (1.0, 0.0),
     "half the weights": (1.0, 0.5),

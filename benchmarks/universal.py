@@ -17,12 +17,23 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from leads import ALL, CHOICE, CONTROL, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
+from leads import ALL, CHOICE, CONTROL, NEAREST, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 from rankings import bn_scale, same_widths, taylor
-from rivals import CRITERIA, FIRST_SEED, OTHER_FAMILIES, SETTINGS, STRENGTHS, VARIANTS, described, files_of, load_rivals
+from rivals import (
+    CRITERIA,
+    FIRST_SEED,
+    OTHER_FAMILIES,
+    PRODUCT,
+    SETTINGS,
+    STRENGTHS,
+    VARIANTS,
+    described,
+    files_of,
+    load_rivals,
+)
 
 from tfmetaprune._keras import keras
-from tfmetaprune.choosing import DEFAULT_CRITERIA, output_errors
+from tfmetaprune.choosing import DEFAULT_CRITERIA, Rewritten, output_errors, weaken
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metanet import save_metanetwork
@@ -72,10 +83,9 @@ class Net:
         weights, score = generated(self.judge, rival.metanet)
         if rival.scores == rival.weights == 1:
             return weights, score
-        own, _ = generated(self.judge, lambda graph: graph)
-        ranking = rival.scores * (self._score("group_l2", weights) + score) + (1 - rival.scores) * self._score("group_l2_fisher")
-        weights = {key: own[key] + rival.weights * (weights[key] - own[key]) for key in weights}
-        return weights, ranking - self._score("group_l2", weights)
+        found = weaken(self.judge.trace, Rewritten(weights, score, self.judge.statistics), rival.weights, seed=self.seed)
+        ranking = self._score("group_l2", weights) + score
+        return found.weights, found.score + (1 - rival.scores) * (self._score("group_l2_fisher") - ranking)
 
     def _ranked(self, criterion, speedup, step, score=None, weights=None):
         """Plans by a criterion and what is added to it."""
@@ -157,6 +167,10 @@ class Bench:
         self.ways = [way for way in known if way in (options.ways or known)]
         names = [name for name in (CONTROL, *rivals) if name in self.ways]
         self.choices = {CHOICE: DEFAULT_CRITERIA, **{f"{WITH}{name}": (*DEFAULT_CRITERIA, name) for name in names}}
+        for name in names if set(PRODUCT) <= set(strengths) else ():
+            used = [name, *(f"{name}, {strength}" for strength in PRODUCT)]
+            if set(used) <= set(self.ways):
+                self.choices |= {name + NEAREST: used, WITH + name + NEAREST: (*DEFAULT_CRITERIA, *used)}
         if strengths:
             self.choices[ALL] = (*DEFAULT_CRITERIA, *(name for name in rivals if name in self.ways))
         if not {*DEFAULT_CRITERIA} <= {*self.ways}:
@@ -287,7 +301,9 @@ class Bench:
         if ALL in self.choices:
             yield (
                 "*Scores alone* leaves the network's weights as they are, *half the weights* goes half of the way to the metanetwork's, "
-                "and *half the scores* ranks by the mean of `group_l2_fisher`'s scores and the metanetwork's."
+                "and *half the scores* ranks by the mean of `group_l2_fisher`'s scores and the metanetwork's. *At the nearest strength* "
+                "takes all, half or nothing of the change of weights, whichever network, repaired, puts out what is nearest to the "
+                "original: so `prune` uses a metanetwork where no least squares follow."
             )
 
     def introduction(self, settings):

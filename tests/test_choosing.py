@@ -7,9 +7,23 @@ import pytest
 
 from tfmetaprune import choosing
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.choosing import Attempt, Rewritten, Way, best_attempt, choose_channels, output_errors, ways_to_try
+from tfmetaprune.choosing import (
+    Attempt,
+    Rewritten,
+    Way,
+    best_attempt,
+    choose_channels,
+    output_errors,
+    rewrite,
+    ways_to_try,
+    weaken,
+)
 from tfmetaprune.errors import DataError, NothingToPruneError
+from tfmetaprune.graph.schema import CHANNEL, PARAMETERS, SCORE, WEIGHT
 from tfmetaprune.latency_target import LatencyTarget
+from tfmetaprune.layers import get_weight
+from tfmetaprune.metatrain.zoo import residual_cnn
+from tfmetaprune.pruning import make_plan
 from tfmetaprune.trace import trace_model
 
 
@@ -168,12 +182,47 @@ def test_before_a_latency_a_search_takes_a_speedup_within_reach(monkeypatch, mos
     np.testing.assert_allclose(seen, asked)
 
 
+@pytest.mark.parametrize("criterion", ["group_l2", "group_l2_fisher"])
+def test_a_weaker_metanetwork_ranks_the_same_and_changes_less(criterion):
+    model = residual_cnn((8, 8, 1), 10, widths=(8, 12))
+    trace, (_, data) = trace_model(model), _batches(32, (8, 8, 1))
+
+    def metanetwork(graph):
+        channels = graph.node_sets[CHANNEL].get_features_dict()
+        rng = np.random.default_rng(1)
+        score = rng.normal(size=channels[PARAMETERS].shape[0])
+        values = {name: edges[WEIGHT] for name, edges in graph.edge_sets.items() if WEIGHT in edges.features}
+        edges = {name: {WEIGHT: value * rng.lognormal(0, 2, value.shape)} for name, value in values.items()}
+        return graph.replace_features(node_sets={CHANNEL: {**channels, SCORE: score}}, edge_sets=edges)
+
+    whole = rewrite(trace, metanetwork, data, criterion=criterion)
+    found = [weaken(trace, whole, strength, criterion=criterion) for strength in (1.0, 0.5, 0.0)]
+    for path, name in whole.weights:
+        (full, half), own = (each.weights[path, name] for each in found[:2]), get_weight(model.get_layer(path), name)
+        np.testing.assert_allclose(full, whole.weights[path, name], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(half, 0.5 * (full + own), rtol=1e-4, atol=1e-4)
+    assert found[2].weights is None
+    options = {"speedup": 3.0, "statistics": whole.statistics, "step": 1.0}
+    plans = [make_plan(trace, criterion, score=each.score, weights=each.weights, **options).keep for each in (whole, *found)]
+    np.testing.assert_array_equal(plans[1:], plans[:1] * 3)
+    assert not np.array_equal(plans[0], make_plan(trace, criterion, weights=whole.weights, **options).keep)
+    assert not np.array_equal(plans[0], make_plan(trace, criterion, score=whole.score, **options).keep)  # weights count
+
+
 @pytest.mark.parametrize(
     "criterion, metanetwork, options, ways, note",
     [
         ("default", "default", {}, [("group_l2",), ("group_l2_fisher",), ("group_l2", "universal")], None),
         ("default", None, {}, [("group_l2",), ("group_l2_fisher",)], None),
         ("default", "digits", {}, [("group_l2", "digits")], None),
+        ("default", "digits", {"repair": "bn"}, [("group_l2", "digits", strength) for strength in (1, 0.5, 0)], None),
+        ("fisher", "digits", {"repair": None}, [("fisher", "digits", strength) for strength in (1, 0.5, 0)], None),
+        ("fisher", "digits", {"repair": "least_squares"}, [("fisher", "digits")], None),
+        ("default", "digits", {"repair": "bn", "drops_channels": False}, [("group_l2", "digits")], None),
+        (
+            "default", "default", {"repair": "bn"},
+            [("group_l2",), ("group_l2_fisher",), *(("group_l2", "universal", strength) for strength in (1, 0.5, 0))], None,
+        ),
         ("fisher", "default", {}, [("fisher",)], "as a criterion was named"),
         ("fisher", "digits", {}, [("fisher", "digits")], None),
         ("fisher", None, {}, [("fisher",)], None),

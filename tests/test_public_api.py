@@ -15,7 +15,7 @@ PUBLIC = [
     "export_tflite", "benchmark", "MetaPruning", "analyze", "TFMetaPruneError", "__version__",
 ]  # fmt: skip
 
-# Part of the package -> the parts it may import (DESIGN.md, "Imports run one way").
+# Part of the package -> the parts it may import (README.md, "Imports run one way").
 _BASE = {"_keras", "errors"}
 _TRACE = _BASE | {"layers", "channels", "trace"}
 _ENGINE = _TRACE | {"interop", "graph", "metanet", "pruning", "export", "data", "report"}

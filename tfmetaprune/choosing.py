@@ -12,6 +12,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.errors import DataError, NothingToPruneError, TFMetaPruneError
 from tfmetaprune.graph import channel_statistics, logits_of
 from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
+from tfmetaprune.layers import get_weight
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metanet.pretrained import DEFAULT_NAME
 from tfmetaprune.pruning import PruningPlan, make_plan, needs_statistics, rebuild_model, repair_model, scorer
@@ -21,6 +22,7 @@ from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace
 
 DEFAULT_CRITERIA = ("group_l2", "group_l2_fisher")  # that "default" chooses from
+STRENGTHS = (1.0, 0.5, 0.0)  # of a metanetwork that are tried where its weights count
 NUM_COMPARED = 1024  # inputs at most that outputs are compared on
 _CHUNK = 64  # of them that are run at once
 _LEAST_SPEEDUP = 1.1  # below which no other is tried where a latency is asked for
@@ -34,23 +36,27 @@ class Way(NamedTuple):
     Attributes:
       criterion: as for `prune`, not "default".
       metanetwork: as for `prune`, not "default".
+      strength: how far the weights go from the model's own to those that the metanetwork makes, in [0, 1]; the ranking is that of 1.
     """
 
     criterion: Any
     metanetwork: Any = None
+    strength: float = 1.0
 
 
-def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, prepare=None) -> tuple[list[Way], str | None]:
+def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, repair="default", prepare=None) -> tuple[list[Way], str | None]:
     """Finds the ways to choose channels that the arguments leave open.
 
     Where there are data to compare on, `criterion` "default" is each of `DEFAULT_CRITERIA`, and with it `metanetwork` "default" is the
-    default one on top of the first, and none. A criterion that is named is used as it is.
+    default one on top of the first, and none. A criterion that is named is used as it is. A metanetwork is tried at each of `STRENGTHS`;
+    not before least squares, which fits the model's own weights whatever they were changed to.
 
     Args:
       criterion: as for `prune`.
       metanetwork: as for `prune`.
       drops_channels: whether channels go.
       train_data: as for `prune`.
+      repair: as for `prune`.
       prepare: as for `prune`.
 
     Returns:
@@ -66,13 +72,17 @@ def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, prepare=N
         note = "None was used, as the shipped ones measure channels on train_data, and there is none."
     elif is_default and is_named:
         note = "None was used, as a criterion was named. Name a metanetwork too to use it on top."
+    weights_count = drops_channels and train_data is not None and repair not in ("default", "least_squares")
+    strengths = STRENGTHS if weights_count else STRENGTHS[:1]
     if not is_default and metanetwork is not None:
-        return [Way(criterion if is_named else DEFAULT_CRITERIA[0], metanetwork)], None
+        base = criterion if is_named else DEFAULT_CRITERIA[0]
+        return [Way(base, metanetwork, strength) for strength in strengths], None
     if is_named:
         return [Way(criterion)], note
     can_compare = drops_channels and train_data is not None and prepare is None
     ways = [Way(each) for each in (DEFAULT_CRITERIA if can_compare else DEFAULT_CRITERIA[:1])]
-    return ([*ways, Way(DEFAULT_CRITERIA[0], DEFAULT_NAME)] if is_default and not note else ways), note
+    learnt = [Way(DEFAULT_CRITERIA[0], DEFAULT_NAME, strength) for strength in strengths] if is_default and not note else []
+    return [*ways, *learnt], note
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +90,7 @@ class Rewritten:
     """What is known about a traced model before it is pruned; the same for all speed-ups.
 
     Attributes:
-      weights: (layer name, weight name) -> tensor, made by the metanetwork; None without one.
+      weights: (layer name, weight name) -> tensor, made by the metanetwork; None for the model's own.
       score: float32 [num_units], what the metanetwork adds to the criterion; None without one.
       statistics: float32 [num_units, S], the channel statistics; None where nobody needs them.
     """
@@ -142,9 +152,13 @@ def choose_channels(
     ways = ways if target > 1 else ways[:1]
     measure = functools.cache(lambda: channel_statistics(trace, dataset, seed=seed))
 
+    @functools.cache
+    def rewritten_by(criterion, is_learnt):
+        return rewrite(trace, network if is_learnt else None, dataset, criterion=criterion, seed=seed, measure=measure)
+
     def rewritten_in(way):
-        metanetwork = None if way.metanetwork is None else network
-        return rewrite(trace, metanetwork, dataset, criterion=way.criterion, seed=seed, measure=measure)
+        found = rewritten_by(way.criterion, way.metanetwork is not None)
+        return found if way.strength == 1 else weaken(trace, found, way.strength, criterion=way.criterion, seed=seed)
 
     def compared(macs_speedup):
         def attempt(way):
@@ -285,6 +299,32 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
     with progress_bar("Running the metanetwork"):
         weights, score = generate(metanetwork, trace, statistics)
     return Rewritten(weights, score, statistics)
+
+
+def weaken(trace: ModelTrace, rewritten: Rewritten, strength, *, criterion="group_l2", seed=0) -> Rewritten:
+    """Takes a metanetwork's weights in part, and its ranking as it is.
+
+    Args:
+      trace: the traced model.
+      rewritten: of `rewrite`, by a metanetwork.
+      strength: the part in [0, 1] of the way from the model's own weights to the metanetwork's.
+      criterion: as for `prune`; the ranking is its score with the metanetwork's weights plus the metanetwork's score.
+      seed: as for `prune`.
+
+    Returns:
+      The weights between, None for the model's own, and the score that makes the same ranking with them while all units are there.
+    """
+    layers, weights = {call.path: call.layer for call in trace.calls}, {}
+    for (path, name), made in rewritten.weights.items() if strength else ():
+        own = tf.convert_to_tensor(get_weight(layers[path], name))
+        weights[path, name] = own + tf.cast(strength, own.dtype) * (made - own)
+
+    def criterion_of(values):
+        estimate = scorer(trace, criterion, weights=values, statistics=rewritten.statistics, seed=seed)
+        return estimate(np.ones(trace.channels.num_units, bool))
+
+    score = rewritten.score + criterion_of(rewritten.weights) - criterion_of(weights)
+    return Rewritten(weights or None, score, rewritten.statistics)
 
 
 def search(trace: ModelTrace, rewritten: Rewritten, dataset, *, speedup, steps, criterion="group_l2", seed=0) -> Rewritten:

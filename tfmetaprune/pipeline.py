@@ -101,7 +101,8 @@ def prune(
         `train_data`, no criterion is named and no training goes before: the network is pruned and repaired in each way that is left
         open, and the one is kept that puts out what is nearest to what the model put out, on up to 1,024 inputs without labels. The
         report tells the error of each, relative to the variance of the outputs ("ways"), and why no metanetwork was tried
-        ("metanetwork_note").
+        ("metanetwork_note"). Where channels go and no least squares follow, any metanetwork is tried at three strengths: its ranking with
+        the weights it makes, with half of their change, and with the model's own.
         With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
@@ -166,14 +167,14 @@ def prune(
     speedup, latency = check_targets(speedup, latency_ms, latency_speedup, round_to, traffic_weight)
     check_arguments(speedup, criterion, metanetwork, finetune, repair, seed, distill)
     ways, metanetwork_note = ways_to_try(
-        criterion, metanetwork, drops_channels=drops_channels, train_data=train_data, prepare=prepare
+        criterion, metanetwork, drops_channels=drops_channels, train_data=train_data, repair=repair, prepare=prepare
     )  # fmt: skip
     prepare_epochs, prepare_rate = check_preparation(
         prepare, prepare_epochs, prepare_learning_rate, train_data=train_data, speedup=speedup, is_latency=latency is not None,
         criterion=ways[0].criterion, metanetwork=ways[0].metanetwork,
     )  # fmt: skip
     check_search(search_steps, drops_channels, repair, train_data)
-    check_train_data(train_data, *ways[0], finetune, repair)
+    check_train_data(train_data, ways[0].criterion, ways[0].metanetwork, finetune, repair)
     with _seeded(seed):
         losses = own_losses(model)
         model, back = carry(model)
@@ -332,9 +333,9 @@ def _seeded(seed):
 
 def _names(way) -> dict:
     """What a report calls a way to choose channels."""
-    criterion, metanetwork = way
-    name = criterion if isinstance(criterion, str) else _name(criterion)
-    return {"criterion": name, "metanetwork": _metanetwork_name(metanetwork)}
+    name = way.criterion if isinstance(way.criterion, str) else _name(way.criterion)
+    strength = None if way.metanetwork is None else way.strength
+    return {"criterion": name, "metanetwork": _metanetwork_name(way.metanetwork), "strength": strength}
 
 
 def _metanetwork_name(metanetwork):

@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from typer.testing import CliRunner
 
-from tfmetaprune import MetaNetConfig, MetaNetwork, data, pipeline, report_measurements
+from tfmetaprune import MetaNetConfig, MetaNetwork, choosing, data, pipeline, report_measurements
 from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
 from tfmetaprune.errors import ArgumentError
@@ -42,10 +42,12 @@ def folder(tmp_path_factory, digits):
     network = MetaNetwork(MetaNetConfig(hidden=4, num_layers=1))
     for variable in network.trainable_variables:  # an untrained one changes nothing
         variable.assign_add(keras.backend.random_normal(variable.shape, stddev=0.05, seed=1))
-    result = pipeline.prune(
-        residual_cnn((8, 8, 1), 10, widths=(8, 12)), digits.train, validation_data=digits.validation, speedup=2.0,
-        metanetwork=network, finetune=1, repair="bn",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "STRENGTHS", (1.0,))  # its weights are used
+        result = pipeline.prune(
+            residual_cnn((8, 8, 1), 10, widths=(8, 12)), digits.train, validation_data=digits.validation, speedup=2.0,
+            metanetwork=network, finetune=1, repair="bn",
+        )  # fmt: skip
     path = tmp_path_factory.mktemp("report") / "out"
     result.save(path)
     (path / "curve.json").write_text(json.dumps(CURVE))

@@ -102,7 +102,7 @@ def prune(
     as_json: Json = False,
     is_quiet: Quiet = False,
 ):
-    """Prunes a model and fine-tunes what is left; without --data in one shot, with no metanetwork and no fine-tuning."""
+    """Prunes a model and fine-tunes what is left; without --data it has no metanetwork and no fine-tuning."""
     with results(as_json, is_quiet) as done:
         block_shape = _numbers(block_shape)
         metanetwork = _or_none(metanetwork)

@@ -124,7 +124,7 @@ class SumRms(keras.layers.Layer):
 
 
 class Published(keras.layers.Layer):
-    """The published message passing (arXiv 2506.12041, METHOD.md).
+    """The published message passing (arXiv 2506.12041).
 
     With n = LayerNorm(h) and A, Z, P, Q = SiLU(Linear): messages Z(n_i) * A(n_j) * e_ij, joined by mean, standard
     deviation, maximum and minimum over a node's incoming edges and then by one linear map; edges

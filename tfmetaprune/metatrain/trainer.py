@@ -30,7 +30,7 @@ REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
 
 @dataclasses.dataclass(frozen=True)
 class MetaTraining:
-    """How a metanetwork is trained (SCIENCE: objective AC), validated at construction.
+    """How a metanetwork is trained, validated at construction.
 
     Attributes:
       steps: number of meta-steps.

@@ -15,7 +15,7 @@ _TINY = 1e-12  # the smallest importance relative to its group that is told from
 
 
 class GroupL2:
-    """Group L2 importance (METHOD.md): the mean over a unit's members of the sum of squared weights.
+    """Group L2 importance (docs/method.md): the mean over a unit's members of the sum of squared weights.
 
     A member is a slice for the unit: along any role of a kernel, or the unit's entry of a per-channel weight that the
     layer's spec counts. The kernels are squared and summed over their taps once; each call is a few matrix-vector

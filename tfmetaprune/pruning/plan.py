@@ -16,7 +16,7 @@ from tfmetaprune.pruning.rounding import round_widths
 from tfmetaprune.pruning.traffic import traffic_score
 from tfmetaprune.trace import ModelTrace
 
-SMALL_STEP = 0.005  # share of the prunable channels that go between two estimates (METHOD.md)
+SMALL_STEP = 0.005  # share of the prunable channels that go between two estimates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -94,4 +94,6 @@ def ways(report) -> str:
 
 
 def _way(entry) -> str:
-    return entry["criterion"] + (f" with {entry['metanetwork']}" if entry["metanetwork"] else "")
+    strength = entry.get("strength")
+    part = "" if strength in (None, 1) else f" (its ranking, {strength:.0%} of its change of weights)"
+    return entry["criterion"] + (f" with {entry['metanetwork']}{part}" if entry["metanetwork"] else "")
