@@ -1,10 +1,12 @@
 """Pruning inside `fit`, in both Keras: what is silent stays silent, and the smaller model computes what the trained one does."""
 
 import json
+import threading
 
+import keras as keras3
 import numpy as np
 import pytest
-from callback_cases import ALONE, BOTH, Watch, assert_equal_outputs, digits, fit, make_net, outputs, scaling
+from callback_cases import ALONE, BOTH, Interrupt, Watch, assert_equal_outputs, digits, fit, make_net, outputs, scaling
 
 import tfmetaprune
 from tfmetaprune import MetaPruning, callbacks
@@ -44,6 +46,34 @@ def test_afterwards_the_trained_model_is_free(k):
     fit(model, epochs=1)
     assert np.count_nonzero(np.asarray(model.get_layer("hidden").kernel)) > before
     fit(pruning.model, epochs=1)  # it is compiled as the caller's was
+
+
+@BOTH
+def test_a_model_whose_fit_broke_off_is_free_after_cancel(k):
+    model = make_net(k)
+    constraints = [variable.constraint for variable in model.trainable_variables]
+    pruning = MetaPruning(end_epoch=1, **ALONE)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, pruning, Interrupt(2), epochs=3)
+    kernel = model.get_layer("hidden").kernel
+    silent = np.count_nonzero(np.asarray(kernel) == 0)
+    pruning.cancel()
+    assert [variable.constraint for variable in model.trainable_variables] == constraints
+    fit(model, epochs=1)
+    assert np.count_nonzero(np.asarray(kernel) == 0) < silent
+    again = MetaPruning(**ALONE)
+    fit(model, again, epochs=1)
+    assert_equal_outputs(again, model)
+
+
+def test_a_callback_outside_of_a_list_works_between_the_steps(monkeypatch):
+    model, threads = make_net(keras3), set()
+    silence = MetaPruning._silence
+    monkeypatch.setattr(MetaPruning, "_silence", lambda self, *at: (threads.add(threading.get_ident()), silence(self, *at)))
+    pruning = MetaPruning(end_epoch=1, **ALONE)
+    model.fit(*digits(), batch_size=32, epochs=2, verbose=0, callbacks=pruning)
+    assert threads == {threading.get_ident()}
+    assert_equal_outputs(pruning, model)
 
 
 @BOTH

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -105,6 +106,11 @@ def test_help_imports_nothing_heavy():
         (("compare", "MODEL", "EMPTY"), "expected .keras models in folder"),
         (("compare", "MODEL", "FILE"), "expected a Keras model"),
         (("compare", "MODEL", "MODEL", "--plot", "FILE/plot.png"), "expected to write the picture"),
+        (("compare", "MODEL", "MODEL", "--scaling", "none"), "compare without --data: expected no --scaling"),
+        (("prune", "MODEL", "--out", "OUT", "--data-dir", "EMPTY"), "prune without --data: expected no --data-dir"),
+        (("export", "MODEL", "--scaling", "none"), "export without --data: expected no --scaling"),
+        (("report", "MADE", "--data", "digits"), "report without --curve: expected no --data"),
+        (("compare", "MODEL", "MODEL", "--data", "BROKEN"), "TensorFlow: expected data and models that it can read and run, got: "),
         (("compare", "MODEL", "MODEL", "--data", "digitz"), "Did you mean 'digits'?"),
         (("compare", "MADE"), "which is gone. Name where it is now"),
         (("meta-train", "--objective", "dense"), "expected objective to be one of"),
@@ -125,10 +131,17 @@ def test_error_is_one_paragraph(folder, tmp_path, monkeypatch, arguments, messag
         path.mkdir()
     for file in (tmp_path / "file", tmp_path / "not.tflite", made / "model.keras"):
         file.write_text("no model")
+    for name in "ab":
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        for number in range(30):
+            image = tmp_path / "broken" / name / f"{number}.png"
+            PIL.Image.new("L", (8, 8), number).save(image)
+            image.write_bytes(image.read_bytes()[:45])  # the header is whole
     (made / "report.json").write_text(json.dumps({"model": str(tmp_path / "gone.keras")}))
     names = {
         "MODEL": folder / "model.keras", "OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path / "empty",
-        "EMPTY": tmp_path / "empty", "NOT.tflite": tmp_path / "not.tflite", "MADE": made, "FILE/plot.png": tmp_path / "file" / "plot.png",
+        "EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken", "NOT.tflite": tmp_path / "not.tflite", "MADE": made,
+        "FILE/plot.png": tmp_path / "file" / "plot.png",
     }  # fmt: skip
     result = run(*(names.get(argument, argument) for argument in arguments), code=2)
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1 and message in result.stderr, result.stderr

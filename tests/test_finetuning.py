@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.finetuning import distillation, evaluate_model, finetune_model, own_losses
+from tfmetaprune.errors import DataError
+from tfmetaprune.finetuning import check_loss, distillation, evaluate_model, finetune_model, own_losses
 from tfmetaprune.interop import CarriedLoss, carry
+from tfmetaprune.trace import activation_of
 
 L = keras.layers
 
@@ -119,6 +121,54 @@ def test_the_usual_loss_knows_probabilities_behind_what_only_moves_them():
     last.set_weights(plain.layers[-1].get_weights())
     for model in models:
         assert evaluate_model(model, data_of(x, y)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_probabilities_of_keras_ops_are_known():
+    x, y = inputs(), np.random.default_rng(1).integers(0, 3, 96)
+    plain = classifier("softmax")
+    wanted = evaluate_model(plain, data_of(x, y))
+    for end in (keras3.ops.softmax, keras3.activations.softmax, lambda z: keras3.ops.reshape(keras3.ops.softmax(z), (-1, 3))):
+        image = keras3.Input((5,))
+        model = keras3.Model(image, end(keras3.layers.Dense(3)(keras3.layers.Dense(8, "relu")(image))))
+        model.set_weights(plain.get_weights())
+        assert evaluate_model(carry(model)[0], data_of(x, y)) == pytest.approx(wanted, rel=1e-4)
+    other = keras3.Model(image, keras3.ops.softmax(keras3.layers.Dense(3)(image), axis=0))
+    assert activation_of(carry(other)[0].layers[-1]) is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["bce", keras.losses.BinaryCrossentropy(name="a"), keras3.losses.BinaryCrossentropy(name="b"), keras3.losses.BinaryFocalCrossentropy()],
+)
+def test_losses_are_known_by_other_names(loss):
+    x = inputs()
+    model = classifier("sigmoid", 4)
+    y = (np.random.default_rng(1).normal(size=(len(x), 4)) > 0).astype(np.float32)
+    carried = CarriedLoss(loss, 2) if isinstance(loss, keras3.losses.Loss) else loss
+    assert evaluate_model(model, data_of(x, y), (carried, None))["accuracy"] == pytest.approx(np.mean((model(x).numpy() > 0.5) == y))
+
+
+@pytest.mark.parametrize(
+    "loss, labels",
+    [("categorical_crossentropy", (96,)), ("sparse_categorical_crossentropy", (96, 3)), ("mse", (96, 4)), ({"dense_1": "mse"}, (96, 4))],
+)
+def test_labels_that_do_not_fit_the_loss_are_told(loss, labels):
+    model = classifier()
+    loss = {model.output_names[0]: "mse"} if isinstance(loss, dict) else loss
+    read = []
+    data = data_of(inputs(), np.zeros(labels, np.float32)).map(lambda *batch: (tf.py_function(lambda: read.append(1), (), ()), batch)[1])
+    with pytest.raises(DataError, match=r"expected labels that fit the loss of model '.*', got shapes \[\(None"):
+        check_loss(model, data, (loss, None))
+    check_loss(model, data_of(inputs(), np.zeros((96, 3), np.float32)), ("mse", None))
+    assert not read
+
+
+def test_a_dataset_of_unknown_length_is_counted():
+    x, y = inputs(), np.zeros(96, int)
+    data = data_of(x, y).filter(lambda *_: True)
+    assert int(data.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    first, second = (finetune_model(classifier(), each, epochs=1) for each in (data, data_of(x, y)))
+    assert first["loss"] == pytest.approx(second["loss"])
 
 
 def test_a_model_compiled_without_a_loss_gets_the_usual_one():

@@ -44,6 +44,28 @@ def model():
     return model
 
 
+def mse(y, outputs):
+    """Not what Keras calls so."""
+    return keras3.ops.mean(outputs - 2 * keras3.ops.reshape(keras3.ops.cast(y, "float32"), (-1, 1)), -1) ** 2
+
+
+class Twice(keras3.losses.Loss):
+    """A loss that nobody has registered."""
+
+    def call(self, y, outputs):
+        return 2 * mse(y, outputs)
+
+
+@pytest.mark.parametrize("loss", [mse, Twice()])
+def test_a_model_is_compiled_with_functions_and_classes_of_its_own(loss):
+    model, (x, y) = two_blocks(), make_data(64)
+    model.compile("sgd", loss, metrics=[mse])
+    small = tfmetaprune.prune(model, (x, y), speedup=2.0, metanetwork=None, criterion="group_l2", finetune=None).model
+    each = keras3.ops.convert_to_numpy(mse(y, small(x))).mean()
+    values = small.evaluate(x, y, batch_size=64, verbose=0)
+    np.testing.assert_allclose(values, [2 * each if isinstance(loss, Twice) else each, each], rtol=1e-4)
+
+
 def test_prune_returns_a_model_of_keras_3(model, tmp_path):
     before, (x, y) = model.get_weights(), make_data()
     result = tfmetaprune.prune(model, (x, y), validation_data=(x, y), speedup=2.0, finetune=2)

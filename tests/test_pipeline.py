@@ -9,7 +9,7 @@ import pytest
 from zoo import ZOO, random_inputs
 
 import tfmetaprune
-from tfmetaprune import choosing
+from tfmetaprune import choosing, pipeline
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import (
     ArgumentError,
@@ -417,11 +417,41 @@ def test_unknown_metanetwork(model):
         tfmetaprune.prune(model, make_data(8), metanetwork="no-such-network")
 
 
+def test_labels_that_do_not_fit_are_told_before_anything_is_tried(monkeypatch):
+    model = ZOO["residual_projection"]()
+    model.compile("sgd", "categorical_crossentropy")
+    monkeypatch.setattr(pipeline, "choose_channels", None)
+    with pytest.raises(DataError, match="expected labels that fit the loss of model 'residual_projection'"):
+        tfmetaprune.prune(model, make_data(64), finetune=1)
+
+
 class Rising(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule as tutorials have it: without `get_config`."""
 
     def __call__(self, step):
         return 1e-3 * tf.cast(step + 1, tf.float32)
+
+
+def mse(y, outputs):
+    """Not what Keras calls so."""
+    return tf.reduce_mean(outputs - 2 * tf.reshape(tf.cast(y, tf.float32), [-1, 1]), -1) ** 2
+
+
+class Twice(keras.losses.Loss):
+    """A loss that nobody has registered."""
+
+    def call(self, y, outputs):
+        return 2 * mse(y, outputs)
+
+
+@pytest.mark.parametrize("loss", [mse, Twice()])
+def test_a_model_is_compiled_with_functions_and_classes_of_its_own(loss):
+    model, data = ZOO["residual_projection"](), make_data(64)
+    model.compile("sgd", loss, metrics=[mse])
+    small = tfmetaprune.prune(model, data, speedup=2.0, metanetwork=None, criterion="group_l2", finetune=None).model
+    each = np.mean(mse(data[1], small(data[0])))
+    values = small.evaluate(*data, batch_size=64, verbose=0)
+    np.testing.assert_allclose(values, [2 * each if isinstance(loss, Twice) else each, each], rtol=1e-4)
 
 
 def test_a_compile_state_that_cannot_be_copied_is_left_out_with_a_warning():

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +107,7 @@ class MetaPruning(keras.callbacks.Callback):
         }  # fmt: skip
         self._data = None if data is None else shuffled_dataset(data, seed=int(seed))
         self._log_dir, self._state_path = log_dir, None if state_path is None else pathlib.Path(state_path)
-        self._trained = self._small = self._plan = self._steps = self._silencer = self._board = None
+        self._trained = self._small = self._plan = self._steps = self._silencer = self._board = self._thread = None
 
     @property
     def model(self) -> Any:
@@ -167,13 +168,20 @@ class MetaPruning(keras.callbacks.Callback):
         """Rewrites the weights and makes the plan, when it is time; else goes on silencing."""
         if self._plan is None and epoch >= self._options["start_epoch"]:
             self._begin(epoch)
-        self._epoch = epoch
+        self._epoch, self._thread = epoch, threading.get_ident()
         self._silence(epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Silences the channels that are next."""
+    def on_train_batch_begin(self, batch, logs=None):
+        """Silences the channels that are next, if that was not done after the batch before."""
         if self._plan is not None:
-            self._steps.saw(batch)
+            self._silence(self._epoch, batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Silences the channels that are next; not in a thread of its own, beside the next step, as Keras 3 may call this."""
+        if self._plan is None:
+            return
+        self._steps.saw(batch)
+        if threading.get_ident() == self._thread:
             self._silence(self._epoch, batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -203,13 +211,18 @@ class MetaPruning(keras.callbacks.Callback):
         if missing:
             self._note(f"fit was shorter than the schedule: {missing} of {self._steps.num_dropped} channels were silenced at its end.")
         self._finish_silencing(missing)
-        self._silencer.remove()
-        self._trained.train_function = None  # compiled with the constraints
-        if self._board is not None:
-            self._board.close()
+        self.cancel()
         if self._state_path is not None:
             self._state_path.unlink(missing_ok=True)
         self._finished = True
+
+    def cancel(self) -> None:
+        """Lets go of a model whose `fit` broke off: it can be trained on with no channel held silent. Its weights stay as they are."""
+        if self._silencer is not None:
+            self._silencer.remove()
+            self._trained.train_function = None  # compiled with the constraints
+        if self._board is not None:
+            self._board.close()
 
     def _begin(self, epoch):
         """Rewrites the weights and makes the plan; or reads it, if this run goes on from another."""

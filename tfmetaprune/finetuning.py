@@ -49,12 +49,12 @@ def finetune_model(
       Metric name -> values per epoch.
 
     Raises:
-      DataError: the dataset is empty or endless.
+      DataError: the dataset is empty or endless, as far as it tells.
     """
     check_finite(train)
     num_batches = int(train.cardinality())
     if num_batches == tf.data.UNKNOWN_CARDINALITY:
-        num_batches = sum(1 for _ in train)
+        num_batches = _counted(train)
     if not num_batches:
         raise DataError("finetune: expected a dataset with batches, got an empty one. Check where the data come from.")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * num_batches)
@@ -83,6 +83,43 @@ def evaluate_model(model, dataset, losses=(None, None)) -> dict:
         return {}
     values = _compiled_view(model, dataset, losses).evaluate(dataset, verbose=0, return_dict=True)
     return {name: float(values[name]) for name in ("loss", "accuracy") if name in values}
+
+
+def check_loss(model, dataset, losses):
+    """Raises DataError if labels do not fit the loss in shape or dtype; nothing is computed, nor read.
+
+    Args:
+      model: a tf_keras model.
+      dataset: batched dataset of (x, y).
+      losses: of `own_losses`; without a loss one that fits the outputs and labels is used.
+    """
+    _, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+    size = next((tensor.shape[0] for tensor in model.outputs if tensor.shape.rank and tensor.shape[0]), 2)  # of a batch, any but 1
+
+    def of_one_size(tensor):
+        if tensor is None or isinstance(tensor, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
+            return tensor
+        return tf.TensorSpec([size, *tensor.shape[1:]] if tensor.shape.rank else tensor.shape, tensor.dtype)
+
+    try:
+        loss = tf.function(_compiled_view(model, dataset, losses).compiled_loss)
+        loss.get_concrete_function(*tf.nest.map_structure(of_one_size, (labels, model.output, sample_weight)))
+    except (ValueError, TypeError) as error:
+        shapes = [tuple(spec.shape) for spec in tf.nest.flatten(labels)]
+        raise DataError(
+            f"Data: expected labels that fit the loss of model {model.name!r}, got shapes {shapes}: "
+            f"{str(error).strip().splitlines()[-1].strip().rstrip('.')}. Change the labels, or compile the model with another loss."
+        ) from error
+
+
+def _counted(dataset) -> int:
+    """The number of batches of a dataset that does not tell it."""
+    count = 0
+    with progress_bar("Counting batches") as advance:
+        for _ in dataset:
+            count += 1
+            advance()
+    return count
 
 
 def check_finite(dataset):
@@ -241,7 +278,8 @@ def _last_activation(output):
 def _only_moves(layer) -> bool:
     if isinstance(layer, keras.layers.Activation):
         return layer.activation is keras.activations.linear
-    return isinstance(layer, (keras.layers.Reshape, keras.layers.Flatten))
+    kind = getattr(layer, "carried_kind", None) or type(layer)  # of an operation of Keras 3
+    return kind.__name__ in ("Reshape", "Flatten", "Squeeze")
 
 
 def _is_classification(loss) -> bool:

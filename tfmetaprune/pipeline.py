@@ -20,7 +20,15 @@ from tfmetaprune.arguments import (
 from tfmetaprune.choosing import choose_channels, rewrite, ways_to_try
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.data.conversion import shuffled_dataset
-from tfmetaprune.finetuning import DEFAULT_EPOCHS, check_finite, evaluate_model, finetune_model, is_labelled, own_losses
+from tfmetaprune.finetuning import (
+    DEFAULT_EPOCHS,
+    check_finite,
+    check_loss,
+    evaluate_model,
+    finetune_model,
+    is_labelled,
+    own_losses,
+)
 from tfmetaprune.graph import decode_graph, encode_graph
 from tfmetaprune.inspection import frozen_units, unknown_layers
 from tfmetaprune.interop import carry
@@ -184,6 +192,8 @@ def prune(
             needs_labels = bool(prepare) or finetune is not None and not callable(finetune)
             check_data(train, model, needs_labels=needs_labels, loss=losses[0])
             check_finite(train)
+            if needs_labels:
+                check_loss(model, train, losses)
         validation = None if validation_data is None else as_dataset(validation_data)
         if validation is not None:
             check_data(validation, model, needs_labels=is_labelled(validation), loss=losses[0])

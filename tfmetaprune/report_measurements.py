@@ -15,7 +15,7 @@ _CRITERIA = {
 
 
 def measure_curve(folder, original, train_data, validation_data, *, split="validation data", speedups=SPEEDUPS, seed=0, progress=None):
-    """Prunes again, in one shot and to several speed-ups, as the folder's model was pruned and by the baselines.
+    """Prunes again, with no training and to several speed-ups, as the folder's model was pruned and by the baselines.
 
     Args:
       folder: what `prune` wrote.
@@ -39,19 +39,23 @@ def measure_curve(folder, original, train_data, validation_data, *, split="valid
         if not report.get("widths"):
             raise ArgumentError(f"Folder '{folder}': expected the result of a pruning of channels, got another. Leave --curve out.")
         repair = report["repair"]["method"] if report["repair"] else None
-        criterion, metanetwork = report["criterion"], report["metanetwork"]
-    criterion = criterion if criterion in _CRITERIA else "group_l2"
-    ways = {f"metanetwork {metanetwork}": {"metanetwork": metanetwork, "criterion": criterion}} if metanetwork else {}
+        named, metanetwork = report["criterion"], report["metanetwork"]
+        same = {name: report[name] for name in ("round_to", "traffic_weight") if report.get(name)}
+        search = {"search_steps": report["search_steps"]} if report.get("search_steps") else {}
+    criterion = named if named in _CRITERIA else "group_l2"
+    ways = {f"metanetwork {metanetwork}": {"metanetwork": metanetwork, "criterion": criterion, **search}} if metanetwork else {}
     for name in dict.fromkeys((criterion, "group_l2", "random")):
-        ways[_CRITERIA[name]] = {"metanetwork": None, "criterion": name}
+        searched = search if name == criterion and not metanetwork else {}
+        ways[_CRITERIA[name]] = {"metanetwork": None, "criterion": name, **searched}
     curves = {}
     for label, way in ways.items():
         curves[label] = points = []
         for speedup in sorted(speedups):
             try:
                 found = prune(
-                    original, train_data, validation_data=validation_data, speedup=speedup, finetune=None, repair=repair, seed=seed, **way
-                ).report
+                    original, train_data, validation_data=validation_data, speedup=speedup, finetune=None, repair=repair, seed=seed,
+                    **same, **way,
+                ).report  # fmt: skip
             except NothingToPruneError:
                 break
             if "accuracy" not in found["before"]:
@@ -62,6 +66,9 @@ def measure_curve(folder, original, train_data, validation_data, *, split="valid
                 progress()
     done = f"pruning and repair ({repair.replace('_', ' ')})" if repair else "pruning"
     note = f"Right after {done}, without fine-tuning, on the {split}; a hollow mark: the model of this report, fine-tuned."
+    left_out = ["its criterion, a function"] if named not in _CRITERIA else []
+    left_out += ["its training before pruning"] if report.get("prepare") else []
+    note += f" Not repeated: {' and '.join(left_out)}." if left_out else ""
     return {"curves": {label: points for label, points in curves.items() if points}, "note": note}
 
 

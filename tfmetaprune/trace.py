@@ -211,7 +211,11 @@ def activation_of(layer):
     if isinstance(layer, keras.layers.Softmax):
         return keras.activations.softmax
     activation = getattr(layer, "activation", None) or getattr(layer, "function", None)  # of a layer, of a TensorFlow operator
-    known = {"softmax": keras.activations.softmax, "softmax_v2": keras.activations.softmax, "sigmoid": keras.activations.sigmoid}
+    kind = getattr(layer, "carried_kind", None)  # of an operation of Keras 3
+    if kind is not None and getattr(layer.carried, "axis", -1) == -1:
+        activation = kind
+    softmax, sigmoid = keras.activations.softmax, keras.activations.sigmoid
+    known = {"softmax": softmax, "softmax_v2": softmax, "Softmax": softmax, "sigmoid": sigmoid, "Sigmoid": sigmoid}
     return known.get(getattr(activation, "__name__", None), getattr(layer, "activation", None))
 
 

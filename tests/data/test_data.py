@@ -465,6 +465,11 @@ def test_arrays_are_shuffled_anew_in_each_iteration_and_datasets_are_not():
     assert [batch[0].numpy().tolist() for batch in shuffled_dataset(batched, seed=3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_arrays_without_examples_are_told(digits):
+    with pytest.raises(DataError, match="expected examples, got an empty dataset"):
+        check_data(shuffled_dataset((IMAGES[:0], CLASSES[:0]), seed=0), classifier())
+
+
 def test_as_dataset_passes_a_batched_dataset_on_as_it_is(digits):
     assert as_dataset(digits.train) is digits.train
 

@@ -257,6 +257,16 @@ def test_unknown_sizes_come_from_the_data(tmp_path):
     np.testing.assert_allclose(run_tflite(tmp_path / "m.tflite", x), model(x), rtol=0, atol=1e-5)
 
 
+def test_of_batches_of_several_lengths_the_most_frequent_counts(tmp_path):
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(layers.Conv1D(2, 3)(inputs)))
+    x = np.random.default_rng(6).normal(size=(40, 11, 3)).astype("float32")
+    data = tf.data.Dataset.from_generator(lambda: iter([x[:5, :7], x[:20], x[20:]]), output_signature=tf.TensorSpec((None, None, 3)))
+    np.testing.assert_array_equal(samples.representative_arrays(model, data)[0], x)
+    export_tflite(model, tmp_path / "m.tflite", quantize="int8", representative_data=data)
+    np.testing.assert_allclose(run_tflite(tmp_path / "m.tflite", x), model(x), rtol=0, atol=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "float32"])  # an Embedding that is a model's first layer has floats for tokens
 def test_tokens(tmp_path, dtype):
     inputs = keras.Input((5,), dtype=dtype)

@@ -287,6 +287,12 @@ def test_reestimated_bn_is_the_mean_over_batches_and_calls():
     repaired = reestimate_bn(model, tf.data.Dataset.from_tensor_slices(x).batch(8))
     hidden = model.get_layer("conv1")(x).numpy()
     np.testing.assert_allclose(repaired.get_layer("bn1").moving_mean, hidden.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    single = reestimate_bn(model, tf.data.Dataset.from_tensor_slices(x).batch(1)).get_layer("bn1")
+    np.testing.assert_allclose(single.moving_variance, hidden.var((0, 1, 2)), rtol=1e-4)  # not the mean of the variances within images
+    of_one_shape = x[:5], np.concatenate([x[5:], x])[:, :6]  # what is put together of batches of two shapes
+    wanted = np.average([model.get_layer("conv1")(part).numpy().mean((0, 1, 2)) for part in of_one_shape], 0, [5, 19])
+    found = reestimate_bn(model, [x[:5], x[5:, :6], x[:, :6]]).get_layer("bn1")
+    np.testing.assert_allclose(found.moving_mean, wanted, rtol=1e-4, atol=1e-6)
     with pytest.raises(DataError, match="at least one batch"):
         reestimate_bn(model, [])
     with pytest.raises(DataError, match="expected inputs of shape"):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tfmetaprune import MetaNetConfig, MetaNetwork, choosing, data, pipeline, report_measurements
 from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
-from tfmetaprune.errors import ArgumentError
+from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metatrain.zoo import residual_cnn
 from tfmetaprune.report.page import make_page, write_report
 from tfmetaprune.report.page_html import VOID
@@ -262,6 +262,25 @@ def test_curve_is_measured_against_the_baselines(folder, sparse_folder, digits, 
     assert "(bn)" in measured["note"] and asked == ["digits"] * 2 + [None] * 4
     with pytest.raises(ArgumentError, match="expected the result of a pruning of channels"):
         measure_curve(sparse_folder, *arguments)
+
+
+def test_a_curve_is_of_prunings_like_the_folders(folder, digits, tmp_path, monkeypatch):
+    asked = []
+
+    def prune(*arguments, criterion, metanetwork, seed, validation_data, finetune, repair, speedup, **options):
+        asked.append((criterion, metanetwork, options))
+        raise NothingToPruneError("enough")
+
+    monkeypatch.setattr(report_measurements, "prune", prune)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    changed = {"round_to": 8, "traffic_weight": 0.05, "search_steps": 3, "criterion": "mine", "metanetwork": None}
+    (copy / "report.json").write_text(json.dumps({**read("report.json", copy), **changed, "prepare": {"method": "x"}}))
+    measured = measure_curve(copy, None, digits.train, digits.validation, speedups=(2.0,))
+    same = {"round_to": 8, "traffic_weight": 0.05}
+    assert asked == [("group_l2", None, {**same, "search_steps": 3}), ("random", None, same)]
+    assert "Not repeated: its criterion, a function and its training before pruning." in measured["note"]
+    (copy / "report.json").write_text(json.dumps({**read("report.json", copy), "prepare": None, "history": {"loss": 0.3}}))
+    assert make_page(copy)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")

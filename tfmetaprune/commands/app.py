@@ -31,9 +31,20 @@ class _Group(TyperGroup):
             code = _complain(f"expected files that can be read and written, got {type(error).__name__}: {error}. Check the disk.")
         except (typer.Abort, KeyboardInterrupt):
             code = _INTERRUPTED
+        except Exception as error:
+            if not _is_of_tensorflow(error):
+                raise
+            told = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+            code = _complain(f"TensorFlow: expected data and models that it can read and run, got: {told}. Check the data.")
         if code == _INTERRUPTED:
             _print("Interrupted.")
         sys.exit(code or 0)
+
+
+def _is_of_tensorflow(error) -> bool:
+    """Whether TensorFlow itself raised an error while it ran: over an image that cannot be decoded, say."""
+    tensorflow = sys.modules.get("tensorflow")  # not imported for this
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
 def _complain(message) -> int:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import Data, DataDir, Json, Quiet, Scaling, Seed, load_data, load_model, quiet, results
+from tfmetaprune.commands.shared import (
+    Data,
+    DataDir,
+    Json,
+    Quiet,
+    Scaling,
+    Seed,
+    load_data,
+    load_model,
+    quiet,
+    refuse_unused,
+    results,
+)
 from tfmetaprune.errors import ArgumentError
 
 _FIRST = ("original", "model")  # names of files that others were made from come before the others in a folder
@@ -28,7 +40,7 @@ def compare(
     ],
     data: Data = None,
     data_dir: DataDir = None,
-    scaling: Scaling = "default",
+    scaling: Scaling = None,
     analyze: Annotated[bool, typer.Option("--analyze", help="Tell how the statistics of the layers differ, of two models.")] = False,
     plot: Annotated[pathlib.Path | None, typer.Option(help="PNG file for the same as a picture.", show_default=False)] = None,
     seed: Seed = 0,
@@ -42,6 +54,8 @@ def compare(
             raise ArgumentError(f"compare: expected two models or more, got {len(paths)}. Name another, or a folder of prune.")
         if (analyze or plot) and len(paths) != 2:
             raise ArgumentError(f"compare: expected two models for --analyze and --plot, got {len(paths)}. Name two.")
+        if data is None:
+            refuse_unused("compare without --data", data_dir=data_dir, scaling=scaling)
         loaded = [load_model(path) for path in paths]
         with quiet():
             from tfmetaprune.analysis import STATISTICS

@@ -18,6 +18,7 @@ from tfmetaprune.commands.shared import (
     load_data,
     load_model,
     quiet,
+    refuse_unused,
     results,
 )
 from tfmetaprune.errors import ArgumentError
@@ -36,7 +37,7 @@ def export(
     quantize: Annotated[str | None, typer.Option(help="float16, dynamic or int8.", show_default="float32")] = None,
     data: Data = None,
     data_dir: DataDir = None,
-    scaling: Scaling = "default",
+    scaling: Scaling = None,
     sparse: Annotated[bool, typer.Option("--sparse", help="Leave runs of zeros out of the file.")] = False,
     integer_io: Annotated[bool, typer.Option("--integer-io", help="Make inputs and outputs int8, for int8.")] = False,
     train_epochs: Annotated[int, typer.Option(help="Train for int8 on the data first, so many passes.", min=0)] = 0,
@@ -49,6 +50,8 @@ def export(
         if data is None and (quantize == "int8" or train_epochs):
             asked = "--train-epochs" if train_epochs else "--quantize int8"
             raise ArgumentError(f"export: expected --data NAME for {asked}, got none. Name a data set.")
+        if data is None:
+            refuse_unused("export without --data", data_dir=data_dir, scaling=scaling)
         out = model.with_suffix(".tflite") if out is None else out
         keras_model = load_model(model)
         with quiet():

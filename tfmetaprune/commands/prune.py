@@ -17,6 +17,7 @@ from tfmetaprune.commands.shared import (
     load_data,
     load_model,
     quiet,
+    refuse_unused,
     results,
 )
 from tfmetaprune.errors import ArgumentError
@@ -41,7 +42,7 @@ def prune(
     out: Annotated[pathlib.Path, typer.Option(help="Folder for the model, its plan and the report.")],
     data: Data = None,
     data_dir: DataDir = None,
-    scaling: Scaling = "default",
+    scaling: Scaling = None,
     speedup: Annotated[
         float | None, typer.Option(help="MACs before / MACs after, at least 1.", show_default="2.0", **_TARGET)
     ] = None,
@@ -108,6 +109,7 @@ def prune(
         metanetwork = _or_none(metanetwork)
         repair, prepare = _or_none(repair), _or_none(prepare)
         if data is None:
+            refuse_unused("prune without --data", data_dir=data_dir, scaling=scaling)
             _refuse_without_data(metanetwork, criterion, repair, epochs, distill, prepare, search_steps)
             epochs = 0
         if distill and epochs == 0:
@@ -126,7 +128,7 @@ def prune(
                 sparsity=sparsity, block_shape=block_shape, scope=scope, schedule=schedule,
                 prepare=prepare, prepare_epochs=prepare_epochs, prepare_learning_rate=prepare_learning_rate, search_steps=search_steps,
             )  # fmt: skip
-            report = write_result(folder, result, model=str(model.absolute()), data=data, scaling=data and scaling)
+            report = write_result(folder, result, model=str(model.absolute()), data=data, scaling=data and (scaling or "default"))
         done.write(report)
         done.show(*_lines(report, model.name), f"Model, plan and report are in {out}")
 

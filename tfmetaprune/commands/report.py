@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfmetaprune.commands.app import app, examples
-from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, load_data, load_model, quiet, results
+from tfmetaprune.commands.shared import DataDir, Json, Quiet, Seed, load_data, load_model, quiet, refuse_unused, results
 from tfmetaprune.errors import ArgumentError
 
 
@@ -35,6 +35,8 @@ def report(
     from tfmetaprune.report.page import write_report
 
     with results(as_json, is_quiet) as done:
+        if not curve:
+            refuse_unused("report without --curve", data=data, data_dir=data_dir, scaling=scaling)
         path = write_report(folder, out)  # finds out at once whether all can be read and written
         if curve or latency:
             _measure(folder, latency, curve, model, (data, data_dir, seed, scaling))
@@ -52,7 +54,7 @@ def _measure(folder, latency, curve, model, data):
         from tfmetaprune.report.progress import progress_bar
     name, data_dir, seed, scaling = data
     report = read_folder(folder).report
-    name, scaling = name or report.get("data"), scaling or report.get("scaling") or "default"
+    name, scaling = name or report.get("data"), scaling or report.get("scaling")
     if curve and not name:
         raise ArgumentError(f"Folder '{folder}': expected to be told the data for --curve, got none. Name them by --data NAME.")
     original, small = map(load_model, measuring.model_files(folder, model))

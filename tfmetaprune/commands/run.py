@@ -22,7 +22,7 @@ from tfmetaprune.commands.shared import Json, Quiet, quiet
 def run(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or the path of a .yaml file.", metavar="RECIPE")],
     out: Annotated[pathlib.Path, typer.Option(help="Folder for models, TFLite file and report.json.")],
-    smoke: Annotated[bool, typer.Option("--smoke", help="The same chain in toy size, on random data if they are not at hand.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same chain in toy size, random data in place of a download.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the prepared data sets.", show_default=False)] = None,
     as_json: Json = False,

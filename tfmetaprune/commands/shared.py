@@ -26,8 +26,8 @@ DataDir = Annotated[
     typer.Option(help="Folder of prepared data sets.", show_default="TFDS_DATA_DIR, else ~/tensorflow_datasets"),
 ]
 Scaling = Annotated[
-    str,
-    typer.Option(help="Of inputs: default (images to [0, 1]), none (as they are, 0 to 255 say) or standardize."),
+    str | None,
+    typer.Option(help="Of inputs: default (images to [0, 1]), none (as they are, 0 to 255 say) or standardize.", show_default="default"),
 ]
 
 
@@ -64,7 +64,7 @@ def results(as_json, is_quiet):
         yield Results(as_json, is_quiet)
 
 
-def load_data(name, data_dir, seed, model, scaling="default"):
+def load_data(name, data_dir, seed, model, scaling=None):
     """Loads the data set that `--data` names, a `DataSplits`; images get the size and the channels of the model's input.
 
     Args:
@@ -72,7 +72,7 @@ def load_data(name, data_dir, seed, model, scaling="default"):
       data_dir: as for `data.load`.
       seed: as for `data.load`.
       model: a model of either Keras.
-      scaling: as for `data.load`.
+      scaling: as for `data.load`; None for its default.
 
     Raises:
       ArgumentError: the name or the scaling is unknown.
@@ -82,7 +82,20 @@ def load_data(name, data_dir, seed, model, scaling="default"):
         from tfmetaprune.data import load
     inputs = getattr(model, "inputs", None) or ()
     input_shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None
-    return load(name, data_dir=data_dir, seed=seed, input_shape=input_shape, scaling=scaling)
+    return load(name, data_dir=data_dir, seed=seed, input_shape=input_shape, scaling=scaling or "default")
+
+
+def refuse_unused(where, **options):
+    """Raises `ArgumentError` if options are given that what is asked for has no use for.
+
+    Args:
+      where: what is asked for, such as "prune without --data".
+      **options: value that is given, by the option's name with underscores; None for none.
+    """
+    for name, value in options.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ArgumentError(f"{where}: expected no {option}, which has no effect there, got {value}. Leave it out.")
 
 
 def use_data_dir(data_dir):

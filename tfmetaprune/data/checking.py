@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmetaprune._keras import tf
+from tfmetaprune._keras import keras, tf
 from tfmetaprune.data.conversion import as_dataset
 from tfmetaprune.errors import DataError, UnsupportedModelError
 
@@ -67,10 +67,21 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True, loss: Any
 
 
 def loss_name(loss) -> str:
-    """Returns the name of a loss, given as such or as an object or a function, in small letters; "" for several losses."""
-    if isinstance(loss, (dict, list, tuple)):
+    """Returns the names that a loss has, given as one of them or as an object or a function, in small letters; "" for several losses.
+
+    Example:
+      >>> loss_name("bce"), loss_name(keras.losses.BinaryCrossentropy(name="mine"))
+      ('binary_crossentropy function', 'mine binarycrossentropy')
+    """
+    if loss is None or isinstance(loss, (dict, list, tuple)):
         return ""
-    return (loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # a name that Keras 3 alone has
+            return loss.lower()
+    loss = getattr(loss, "loss", loss)  # what is carried over from Keras 3
+    return f"{getattr(loss, 'name', None) or getattr(loss, '__name__', '')} {type(loss).__name__}".strip().lower()
 
 
 def _check_inputs(x, model):

@@ -65,7 +65,9 @@ def shuffled_dataset(data: Any, *, seed: int) -> tf.data.Dataset:
     if isinstance(data, tf.data.Dataset):
         return as_dataset(data)
     examples = as_dataset(data, batch_size=1)
-    count = max(1, int(examples.cardinality()))
+    count = int(examples.cardinality())
+    if not count:
+        return examples
     batches = examples.shuffle(count, seed=seed).rebatch(BATCH_SIZE)
     return batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / BATCH_SIZE)))
 

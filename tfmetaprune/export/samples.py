@@ -11,18 +11,23 @@ MAX_CHECK_SAMPLES = 32
 
 
 def representative_arrays(model, data):
-    """Returns up to 256 samples of the user's data: one array per model input, in order and in its dtype."""
+    """Returns up to 256 samples of the user's data: one array per model input, in order and in its dtype.
+
+    Where batches of a dataset differ in the shape of a sample, these are of the shape that most samples have.
+    """
     if not isinstance(data, tf.data.Dataset):
         return [spread(array, MAX_CALIBRATION_SAMPLES) for array in _model_inputs(model, data)]
-    batches, num_samples = [], 0
+    alike, num_samples = {}, 0
     for element in data:
-        batches.append(_model_inputs(model, element))
-        num_samples += len(batches[-1][0])
+        arrays = _model_inputs(model, element)
+        alike.setdefault(tuple(array.shape[1:] for array in arrays), []).append(arrays)
+        num_samples += len(arrays[0])
         if num_samples >= MAX_CALIBRATION_SAMPLES:
             break
-    if not batches:
+    if not alike:
         raise ArgumentError("export_tflite: expected representative_data with samples, got an empty dataset. Fill it.")
-    return joined(batches, MAX_CALIBRATION_SAMPLES)
+    most = max(alike.values(), key=lambda batches: sum(len(arrays[0]) for arrays in batches))
+    return joined(most, MAX_CALIBRATION_SAMPLES)
 
 
 def _model_inputs(model, data):

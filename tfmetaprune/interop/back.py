@@ -1,11 +1,9 @@
 """The pruned tf_keras model -> Keras 3 model: the original's own graph once more, with what became narrower changed."""
 
-import copy
-import warnings
-
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.compile_state import copy_compile_state
 from tfmetaprune.errors import UnsupportedModelError
 from tfmetaprune.interop.carried import config_of, copy_assets, keras3, make_again
 from tfmetaprune.interop.convert import RENAMED, copy_weights_back
@@ -33,7 +31,7 @@ def to_keras3(small, original, converted=None):
     pairing.pair(original, to_tf_keras(original) if converted is None else converted, small)
     model = _Back(pairing).model(original)
     copy_trainable(original, model)
-    _copy_compile_state(original, model)
+    copy_compile_state(original, model, keras3().saving.custom_object_scope)
     return model
 
 
@@ -251,18 +249,3 @@ def _equal(a, b) -> bool:
         except (TypeError, ValueError):
             return False
     return type(a) is type(b) and bool(a == b)
-
-
-def _copy_compile_state(original, model):
-    if not getattr(original, "compiled", False):
-        return
-    try:
-        config = copy.deepcopy(original.get_compile_config())
-        if not config:
-            raise ValueError("it cannot be described by a config")
-        model.compile_from_config(config)
-    except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
-        warnings.warn(
-            f"Model {original.name!r}: expected a compile state that can be copied, got: {error}. "
-            f"The new model is not compiled; compile it yourself.", stacklevel=3,
-        )  # fmt: skip

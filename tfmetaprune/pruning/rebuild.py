@@ -1,12 +1,12 @@
 """Builds the smaller model: the same layers, narrower, with the weights that remain."""
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.channels import layout_positions, move_numbers, number_array, shape_numbers
+from tfmetaprune.compile_state import copy_compile_state
 from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 from tfmetaprune.layers import Length, Moves, Narrowing, TensorIndex, get_weight
 from tfmetaprune.pruning.plan import PruningPlan
@@ -37,7 +37,8 @@ def rebuild_model(trace: ModelTrace, plan: PruningPlan, weights: Mapping | None 
             f"weights: expected weights of model {trace.model.name!r}, got {name!r} of layer {layer!r}. "
             f"Use the paths of the layers and the names of their weight attributes."
         )
-    _copy_state(trace.model, model)
+    _copy_trainable(trace.model, model)
+    copy_compile_state(trace.model, model, keras.utils.custom_object_scope)
     return model
 
 
@@ -256,21 +257,6 @@ class _Builder:
             ) from error
         if hasattr(new, "finalize_state"):  # Normalization derives what it computes with from its weights
             new.finalize_state()
-
-
-def _copy_state(old, new):
-    _copy_trainable(old, new)
-    if getattr(old, "optimizer", None) is None:
-        return
-    try:
-        config = old.get_compile_config()
-        if config is not None:
-            new.compile_from_config(config)
-    except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
-        warnings.warn(
-            f"Model {old.name!r}: expected a compile state that can be copied, got {error}. "
-            f"The new model is not compiled; compile it yourself.", stacklevel=3,
-        )  # fmt: skip
 
 
 def _copy_trainable(old, new):

@@ -1,6 +1,7 @@
 """Repairs after pruning: BatchNormalization statistics estimated again."""
 
 import itertools
+from collections.abc import Iterator
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
@@ -8,20 +9,23 @@ from tfmetaprune.pruning.masking import batch_normalize, is_batch_norm
 from tfmetaprune.pruning.rebuild import replace_weights
 from tfmetaprune.trace import input_keys, run, trace_model
 
+SMALLEST_BATCH = 32  # inputs whose statistics are taken at once; smaller batches are put together
+
 
 def reestimate_bn(model, dataset, *, num_batches: int = 50):
     """Returns a new model whose BatchNormalization statistics fit the data.
 
     Every BatchNormalization works with the statistics of the batch, all other layers as in inference; the new moving
-    statistics are the means over the batches, weighted by their sizes.
+    statistics are the means over the batches, weighted by their sizes. Batches of fewer than 32 are put together, since the variance
+    within a small batch is too low, and that of a single input 0.
 
     Args:
       model: a functional or Sequential model; it is not modified.
       dataset: batches of inputs, or of (inputs, labels, ...); labels are not used.
-      num_batches: how many batches to use at most.
+      num_batches: how many batches to use at most, each of 32 or more.
 
     Raises:
-      DataError: the dataset is empty, or does not fit the model, or makes statistics that are not finite.
+      DataError: the dataset is empty, or does not fit the model.
       UnsupportedModelError: the model cannot be traced.
     """
     trace = trace_model(model)
@@ -29,8 +33,7 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
         return replace_weights(model, {})
     statistics = tf.function(lambda inputs: _batch_statistics(trace, inputs), reduce_retracing=True)
     totals, count = None, 0
-    for batch in itertools.islice(iter(dataset), num_batches):
-        inputs = model_inputs(model, batch)
+    for inputs in itertools.islice(_batches(model, dataset), num_batches):
         size = int(inputs[0].shape[0])
         try:
             new = {key: size * value.numpy() for key, value in statistics(inputs).items()}
@@ -45,6 +48,23 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
     if not count:
         raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
     return replace_weights(model, {tuple(key.rsplit("/", 1)): total / count for key, total in totals.items()})
+
+
+def _batches(model, dataset) -> Iterator[list]:
+    """Yields the inputs of batches, those of small ones put together as long as their inputs are of one shape."""
+    held, count = [], 0
+    for batch in dataset:
+        inputs = model_inputs(model, batch)
+        if held and [value.shape[1:] for value in inputs] != [value.shape[1:] for value in held[0]]:
+            yield [tf.concat(parts, 0) for parts in zip(*held)]
+            held, count = [], 0
+        held.append(inputs)
+        count += int(inputs[0].shape[0])
+        if count >= SMALLEST_BATCH:
+            yield [tf.concat(parts, 0) for parts in zip(*held)]
+            held, count = [], 0
+    if held:
+        yield [tf.concat(parts, 0) for parts in zip(*held)]
 
 
 def model_inputs(model, batch) -> list:

@@ -241,5 +241,11 @@ class Recipe:
         _check("use", self.use in USES, f"one of {', '.join(USES)}", self.use)
         is_structured = self.pruning.method == "structured"
         _check("pruning.method", is_structured or self.use == "scores", "structured with use: weights", self.pruning.method)
-        _check("pruning.speedup", self.pruning.speedup is not None or not is_structured, "a number for structured", None)
+        drops_channels = self.pruning.method.startswith("structured")
+        speedup, criterion = self.pruning.speedup, self.pruning.criterion
+        _check("pruning.speedup", speedup is not None or not is_structured, "a number for structured", None)
+        _check("pruning.speedup", speedup is None or drops_channels, "none for a method that keeps all channels", speedup)
+        _check("pruning.criterion", criterion == "group_l2" or drops_channels, "none for a method that keeps all channels", criterion)
+        is_used = self.data_models.speedups is not None or self.data_models.finetuning is None
+        _check("data_models.finetuning", is_used, "none without data_models.speedups", self.data_models.finetuning)
         _check("finetuning_a", self.finetuning_a is None or self.use == "weights", "none with use: scores", self.finetuning_a)

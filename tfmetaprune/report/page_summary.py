@@ -229,7 +229,8 @@ def _kind(bar) -> str:
 def _facts(report, main) -> tuple:
     repair = main.get("repair")
     finetune = main.get("finetune")
-    epochs = len(next(iter((report.get("history") or {}).values()), [])) if isinstance(report.get("history"), dict) else 0
+    values = next(iter(report["history"].values()), None) if isinstance(report.get("history"), dict) else None
+    epochs = len(values) if isinstance(values, list) else 0
     facts = {
         "Method": main.get("method"), "Criterion": main.get("criterion"), "Metanetwork": main.get("metanetwork") or "none",
         "Repair": repair.get("method") if isinstance(repair, dict) else repair or "none",
