@@ -3,6 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
+from tfmetaprune import choosing
+from tfmetaprune.choosing import FULL, Strength
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetwork, load_metanetwork
 from tfmetaprune.metanet.pretrained import load_card
@@ -37,14 +39,14 @@ OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measu
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 
 
-PRODUCT = "half the weights", "scores alone"  # those of STRENGTHS that `prune` tries, beside all of both
-STRENGTHS = {  # how much of a metanetwork's scores, and of its weights, is taken, beside all of both
-    "scores alone": (1.0, 0.0),
-    "half the weights": (1.0, 0.5),
-    "half the scores": (0.5, 1.0),
-    "half of both": (0.5, 0.5),
-    "half the scores alone": (0.5, 0.0),
+STRENGTHS = {  # beside all of both
+    "half the weights": Strength(1.0, 0.5),
+    "scores alone": Strength(1.0, 0.0),
+    "half the scores alone": Strength(0.5, 0.0),
+    "half the scores": Strength(0.5, 1.0),
+    "half of both": Strength(0.5, 0.5),
 }
+PRODUCT = [name for name, strength in STRENGTHS.items() if strength in choosing.STRENGTHS]  # that `prune` tries
 
 
 class Rival(NamedTuple):
@@ -54,15 +56,13 @@ class Rival(NamedTuple):
       metanet: the model.
       card: of it.
       digest: tells its weights apart.
-      scores: the share of its scores; the rest is of `group_l2_fisher`.
-      weights: the share of its weights; the rest is of the network as it was.
+      strength: how much of it is used.
     """
 
     metanet: MetaNetwork
     card: dict
     digest: str
-    scores: float = 1.0
-    weights: float = 1.0
+    strength: Strength = FULL
 
 
 def load_rivals(names_or_paths, strengths=()) -> dict[str, Rival]:
@@ -79,7 +79,7 @@ def load_rivals(names_or_paths, strengths=()) -> dict[str, Rival]:
         check_card(name, card)
         rivals[name] = Rival(metanet, card, digest(metanet))
         for each in strengths:
-            rivals[f"{name}, {each}"] = Rival(*rivals[name][:3], *STRENGTHS[each])
+            rivals[f"{name}, {each}"] = rivals[name]._replace(strength=STRENGTHS[each])
     return rivals
 
 

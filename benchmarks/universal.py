@@ -33,7 +33,7 @@ from rivals import (
 )
 
 from tfmetaprune._keras import keras
-from tfmetaprune.choosing import DEFAULT_CRITERIA, Rewritten, output_errors, weaken
+from tfmetaprune.choosing import DEFAULT_CRITERIA, FULL, Rewritten, output_errors, weaken
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metanet import save_metanetwork
@@ -81,11 +81,10 @@ class Net:
     def _generated(self, rival):
         """What a metanetwork makes of the network: weights, and scores on top of their group L2; in part, if its strength says so."""
         weights, score = generated(self.judge, rival.metanet)
-        if rival.scores == rival.weights == 1:
+        if rival.strength == FULL:
             return weights, score
-        found = weaken(self.judge.trace, Rewritten(weights, score, self.judge.statistics), rival.weights, seed=self.seed)
-        ranking = self._score("group_l2", weights) + score
-        return found.weights, found.score + (1 - rival.scores) * (self._score("group_l2_fisher") - ranking)
+        found = weaken(self.judge.trace, Rewritten(weights, score, self.judge.statistics), rival.strength, seed=self.seed)
+        return found.weights, found.score
 
     def _ranked(self, criterion, speedup, step, score=None, weights=None):
         """Plans by a criterion and what is added to it."""
@@ -97,10 +96,10 @@ class Net:
             trace, criterion, speedup=speedup, step=step, score=score, weights=weights, statistics=statistics, seed=self.seed
         )  # fmt: skip
 
-    def _score(self, criterion, weights=None):
+    def _score(self, criterion):
         """float32 [num_units], while all units are there."""
-        trace, statistics = self.judge.trace, self.judge.statistics
-        return scorer(trace, criterion, weights=weights, statistics=statistics, seed=self.seed)(np.ones(trace.channels.num_units, bool))
+        trace = self.judge.trace
+        return scorer(trace, criterion, statistics=self.judge.statistics, seed=self.seed)(np.ones(trace.channels.num_units, bool))
 
     def _plan(self, way, speedup, step):
         """The plan, and the weights to rebuild with; (None, None) if the speed-up is out of reach."""
@@ -302,8 +301,8 @@ class Bench:
             yield (
                 "*Scores alone* leaves the network's weights as they are, *half the weights* goes half of the way to the metanetwork's, "
                 "and *half the scores* ranks by the mean of `group_l2_fisher`'s scores and the metanetwork's. *At the nearest strength* "
-                "takes all, half or nothing of the change of weights, whichever network, repaired, puts out what is nearest to the "
-                "original: so `prune` uses a metanetwork where no least squares follow."
+                "takes that of all of it, half the weights, scores alone and half the scores alone whose network, repaired, puts out "
+                "what is nearest to the original: so `prune` uses a metanetwork where no least squares follow."
             )
 
     def introduction(self, settings):
@@ -329,7 +328,7 @@ class Bench:
             )
         yield ""
         for name, rival in self.rivals.items():
-            if rival.scores != 1 or rival.weights != 1:
+            if rival.strength != FULL:
                 continue  # told of already
             trained, judged = (files_of(rival.card, kind) for kind in ("trained_on", "validated_on"))
             chosen = f"the best state of its training was chosen by {described(judged)}. " if judged else ""

@@ -8,8 +8,10 @@ import pytest
 from tfmetaprune import choosing
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.choosing import (
+    STRENGTHS,
     Attempt,
     Rewritten,
+    Strength,
     Way,
     best_attempt,
     choose_channels,
@@ -196,7 +198,7 @@ def test_a_weaker_metanetwork_ranks_the_same_and_changes_less(criterion):
         return graph.replace_features(node_sets={CHANNEL: {**channels, SCORE: score}}, edge_sets=edges)
 
     whole = rewrite(trace, metanetwork, data, criterion=criterion)
-    found = [weaken(trace, whole, strength, criterion=criterion) for strength in (1.0, 0.5, 0.0)]
+    found = [weaken(trace, whole, Strength(1.0, weights), criterion=criterion) for weights in (1.0, 0.5, 0.0)]
     for path, name in whole.weights:
         (full, half), own = (each.weights[path, name] for each in found[:2]), get_weight(model.get_layer(path), name)
         np.testing.assert_allclose(full, whole.weights[path, name], rtol=1e-4, atol=1e-4)
@@ -207,6 +209,12 @@ def test_a_weaker_metanetwork_ranks_the_same_and_changes_less(criterion):
     np.testing.assert_array_equal(plans[1:], plans[:1] * 3)
     assert not np.array_equal(plans[0], make_plan(trace, criterion, weights=whole.weights, **options).keep)
     assert not np.array_equal(plans[0], make_plan(trace, criterion, score=whole.score, **options).keep)  # weights count
+    none, fisher = (make_plan(trace, name, **options, score=score) for name, score in (
+        (criterion, weaken(trace, whole, Strength(0.0, 0.0), criterion=criterion).score), ("group_l2_fisher", None)
+    ))  # fmt: skip
+    np.testing.assert_array_equal(none.keep, fisher.keep)
+    scores = [weaken(trace, whole, Strength(share, 0.0), criterion=criterion).score for share in (1.0, 0.5, 0.0)]
+    np.testing.assert_allclose(scores[1], (scores[0] + scores[2]) / 2, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -215,13 +223,13 @@ def test_a_weaker_metanetwork_ranks_the_same_and_changes_less(criterion):
         ("default", "default", {}, [("group_l2",), ("group_l2_fisher",), ("group_l2", "universal")], None),
         ("default", None, {}, [("group_l2",), ("group_l2_fisher",)], None),
         ("default", "digits", {}, [("group_l2", "digits")], None),
-        ("default", "digits", {"repair": "bn"}, [("group_l2", "digits", strength) for strength in (1, 0.5, 0)], None),
-        ("fisher", "digits", {"repair": None}, [("fisher", "digits", strength) for strength in (1, 0.5, 0)], None),
+        ("default", "digits", {"repair": "bn"}, [("group_l2", "digits", strength) for strength in STRENGTHS], None),
+        ("fisher", "digits", {"repair": None}, [("fisher", "digits", strength) for strength in STRENGTHS], None),
         ("fisher", "digits", {"repair": "least_squares"}, [("fisher", "digits")], None),
         ("default", "digits", {"repair": "bn", "drops_channels": False}, [("group_l2", "digits")], None),
         (
             "default", "default", {"repair": "bn"},
-            [("group_l2",), ("group_l2_fisher",), *(("group_l2", "universal", strength) for strength in (1, 0.5, 0))], None,
+            [("group_l2",), ("group_l2_fisher",), *(("group_l2", "universal", strength) for strength in STRENGTHS)], None,
         ),
         ("fisher", "default", {}, [("fisher",)], "as a criterion was named"),
         ("fisher", "digits", {}, [("fisher", "digits")], None),

@@ -22,12 +22,27 @@ from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace
 
 DEFAULT_CRITERIA = ("group_l2", "group_l2_fisher")  # that "default" chooses from
-STRENGTHS = (1.0, 0.5, 0.0)  # of a metanetwork that are tried where its weights count
 NUM_COMPARED = 1024  # inputs at most that outputs are compared on
 _CHUNK = 64  # of them that are run at once
 _LEAST_SPEEDUP = 1.1  # below which no other is tried where a latency is asked for
 LATENCY_SPEEDUP = 4.0  # MACs ratio that channels are chosen for where a latency in milliseconds is asked for
 _VARIES = 1e-9  # the least share of an output's power that counts as its variance
+
+
+class Strength(NamedTuple):
+    """How much of a metanetwork is used.
+
+    Attributes:
+      scores: share in [0, 1] of its ranking; the rest is that of "group_l2_fisher" for the network as it was.
+      weights: how far the weights go from the network's own to those that the metanetwork makes, in [0, 1].
+    """
+
+    scores: float = 1.0
+    weights: float = 1.0
+
+
+FULL = Strength()
+STRENGTHS = (FULL, Strength(1.0, 0.5), Strength(1.0, 0.0), Strength(0.5, 0.0))  # that are tried where weights count (docs/strength.md)
 
 
 class Way(NamedTuple):
@@ -36,12 +51,12 @@ class Way(NamedTuple):
     Attributes:
       criterion: as for `prune`, not "default".
       metanetwork: as for `prune`, not "default".
-      strength: how far the weights go from the model's own to those that the metanetwork makes, in [0, 1]; the ranking is that of 1.
+      strength: how much of the metanetwork is used.
     """
 
     criterion: Any
     metanetwork: Any = None
-    strength: float = 1.0
+    strength: Strength = FULL
 
 
 def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, repair="default", prepare=None) -> tuple[list[Way], str | None]:
@@ -158,7 +173,7 @@ def choose_channels(
 
     def rewritten_in(way):
         found = rewritten_by(way.criterion, way.metanetwork is not None)
-        return found if way.strength == 1 else weaken(trace, found, way.strength, criterion=way.criterion, seed=seed)
+        return found if way.strength == FULL else weaken(trace, found, way.strength, criterion=way.criterion, seed=seed)
 
     def compared(macs_speedup):
         def attempt(way):
@@ -301,30 +316,31 @@ def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", se
     return Rewritten(weights, score, statistics)
 
 
-def weaken(trace: ModelTrace, rewritten: Rewritten, strength, *, criterion="group_l2", seed=0) -> Rewritten:
-    """Takes a metanetwork's weights in part, and its ranking as it is.
+def weaken(trace: ModelTrace, rewritten: Rewritten, strength: Strength, *, criterion="group_l2", seed=0) -> Rewritten:
+    """Takes what a metanetwork has made in part.
 
     Args:
       trace: the traced model.
       rewritten: of `rewrite`, by a metanetwork.
-      strength: the part in [0, 1] of the way from the model's own weights to the metanetwork's.
-      criterion: as for `prune`; the ranking is its score with the metanetwork's weights plus the metanetwork's score.
+      strength: how much of it.
+      criterion: as for `prune`; its score with the metanetwork's weights plus the metanetwork's score is the ranking of full strength.
       seed: as for `prune`.
 
     Returns:
-      The weights between, None for the model's own, and the score that makes the same ranking with them while all units are there.
+      The weights between, None for the model's own, and the score that makes the ranking between with them, while all units are there.
     """
     layers, weights = {call.path: call.layer for call in trace.calls}, {}
-    for (path, name), made in rewritten.weights.items() if strength else ():
+    for (path, name), made in rewritten.weights.items() if strength.weights else ():
         own = tf.convert_to_tensor(get_weight(layers[path], name))
-        weights[path, name] = own + tf.cast(strength, own.dtype) * (made - own)
+        weights[path, name] = own + tf.cast(strength.weights, own.dtype) * (made - own)
 
-    def criterion_of(values):
-        estimate = scorer(trace, criterion, weights=values, statistics=rewritten.statistics, seed=seed)
+    def scores_of(name, values=None):
+        estimate = scorer(trace, name, weights=values, statistics=rewritten.statistics, seed=seed)
         return estimate(np.ones(trace.channels.num_units, bool))
 
-    score = rewritten.score + criterion_of(rewritten.weights) - criterion_of(weights)
-    return Rewritten(weights or None, score, rewritten.statistics)
+    ranking = scores_of(criterion, rewritten.weights) + rewritten.score
+    ranking += (1 - strength.scores) * (scores_of("group_l2_fisher") - ranking)
+    return Rewritten(weights or None, (ranking - scores_of(criterion, weights)).astype(np.float32), rewritten.statistics)
 
 
 def search(trace: ModelTrace, rewritten: Rewritten, dataset, *, speedup, steps, criterion="group_l2", seed=0) -> Rewritten:

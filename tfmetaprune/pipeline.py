@@ -109,8 +109,9 @@ def prune(
         `train_data`, no criterion is named and no training goes before: the network is pruned and repaired in each way that is left
         open, and the one is kept that puts out what is nearest to what the model put out, on up to 1,024 inputs without labels. The
         report tells the error of each, relative to the variance of the outputs ("ways"), and why no metanetwork was tried
-        ("metanetwork_note"). Where channels go and no least squares follow, any metanetwork is tried at three strengths: its ranking with
-        the weights it makes, with half of their change, and with the model's own.
+        ("metanetwork_note"). Where channels go and no least squares follow, any metanetwork is tried at four strengths: its ranking with
+        the weights it makes, with half of their change, and with the model's own; and half of its ranking, half of "group_l2_fisher"'s,
+        with the model's own.
         With zeros, magnitudes are those of the weights it makes, and its scores tell with scope "global" which kernels keep more.
       finetune: "default" (Adam from 1e-3, cosine to 0, 15 epochs, the model's own compiled loss, else the usual one for
         its outputs), a number of epochs of the same, a callable(model, train_data, validation_data) -> history that
@@ -344,7 +345,7 @@ def _seeded(seed):
 def _names(way) -> dict:
     """What a report calls a way to choose channels."""
     name = way.criterion if isinstance(way.criterion, str) else _name(way.criterion)
-    strength = None if way.metanetwork is None else way.strength
+    strength = None if way.metanetwork is None else way.strength._asdict()
     return {"criterion": name, "metanetwork": _metanetwork_name(way.metanetwork), "strength": strength}
 
 

@@ -94,6 +94,6 @@ def ways(report) -> str:
 
 
 def _way(entry) -> str:
-    strength = entry.get("strength")
-    part = "" if strength in (None, 1) else f" (its ranking, {strength:.0%} of its change of weights)"
+    strength = entry.get("strength") or {}
+    part = "" if set(strength.values()) <= {1} else f" ({strength['scores']:.0%} of its ranking, {strength['weights']:.0%} of its weights)"
     return entry["criterion"] + (f" with {entry['metanetwork']}{part}" if entry["metanetwork"] else "")
