@@ -12,7 +12,6 @@ WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a
 CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs
 WITH = f"{CHOICE} with "  # stands before a metanetwork that is tried too, or the criterion that is as a control
 NEAREST = " at the nearest strength"  # stands behind a metanetwork that is used as `prune` uses it where its weights count
-ALL = f"{WITH}all of these"  # every metanetwork, at every strength, is tried too
 CONTROL = "fisher"
 VALIDATION, TEST = 0, 1  # along the last axis of a curve
 

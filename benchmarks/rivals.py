@@ -3,7 +3,6 @@
 import pathlib
 from typing import NamedTuple
 
-from tfmetaprune import choosing
 from tfmetaprune.choosing import FULL, Strength
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetwork, load_metanetwork
@@ -39,14 +38,11 @@ OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measu
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 
 
-STRENGTHS = {  # beside all of both
+STRENGTHS = {  # that `prune` tries beside all of both
     "half the weights": Strength(1.0, 0.5),
     "scores alone": Strength(1.0, 0.0),
     "half the scores alone": Strength(0.5, 0.0),
-    "half the scores": Strength(0.5, 1.0),
-    "half of both": Strength(0.5, 0.5),
 }
-PRODUCT = [name for name, strength in STRENGTHS.items() if strength in choosing.STRENGTHS]  # that `prune` tries
 
 
 class Rival(NamedTuple):

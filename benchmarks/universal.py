@@ -17,13 +17,12 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from leads import ALL, CHOICE, CONTROL, NEAREST, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
+from leads import CHOICE, CONTROL, NEAREST, TEST, VALIDATION, WIDTHS, WITH, lead_tables, plot
 from rankings import bn_scale, same_widths, taylor
 from rivals import (
     CRITERIA,
     FIRST_SEED,
     OTHER_FAMILIES,
-    PRODUCT,
     SETTINGS,
     STRENGTHS,
     VARIANTS,
@@ -147,14 +146,14 @@ class Bench:
         self.command = f"python benchmarks/universal.py --out {options.out}"
         if getattr(options, "metanetworks", None):
             self.command += f" --metanetworks {' '.join(options.metanetworks)}"
-        strengths = getattr(options, "strengths", ())
-        self.command += f" --strengths {' '.join(map(json.dumps, strengths))}" if strengths else ""
+        self.command += " --strengths" if getattr(options, "strengths", False) else ""
         self.title = getattr(options, "title", TITLE)
         self.command += "" if self.title == TITLE else f' --title "{self.title}"'
         for name in ("num_models", "speedups", "budgets", "repairs", "ways"):
             value = getattr(options, name)
             if value is not None and value != DEFAULTS[name]:
-                self.command += f" --{name.replace('_', '-')} " + " ".join(map(str, np.atleast_1d(value)))
+                texts = map(str, np.atleast_1d(value))
+                self.command += f" --{name.replace('_', '-')} " + " ".join(f'"{text}"' if " " in text else text for text in texts)
         if options.settings != list(SETTINGS):
             self.command += " --settings " + " ".join(f'"{name}"' for name in options.settings)
         self.repairs, self.budgets, self.speedups = options.repairs, options.budgets, sorted(options.speedups)
@@ -166,15 +165,12 @@ class Bench:
         self.ways = [way for way in known if way in (options.ways or known)]
         names = [name for name in (CONTROL, *rivals) if name in self.ways]
         self.choices = {CHOICE: DEFAULT_CRITERIA, **{f"{WITH}{name}": (*DEFAULT_CRITERIA, name) for name in names}}
-        for name in names if set(PRODUCT) <= set(strengths) else ():
-            used = [name, *(f"{name}, {strength}" for strength in PRODUCT)]
+        for name in names:
+            used = [name, *(f"{name}, {strength}" for strength in STRENGTHS)]
             if set(used) <= set(self.ways):
                 self.choices |= {name + NEAREST: used, WITH + name + NEAREST: (*DEFAULT_CRITERIA, *used)}
-        if strengths:
-            self.choices[ALL] = (*DEFAULT_CRITERIA, *(name for name in rivals if name in self.ways))
         if not {*DEFAULT_CRITERIA} <= {*self.ways}:
             self.choices = {}
-        self.compared = [(ALL, f"{WITH}{name}") for name in rivals if name in self.ways][:1] if ALL in self.choices else []
 
     def key(self, file, way, repair, speedup, budget) -> tuple:
         """Returns the values of KEY."""
@@ -257,7 +253,7 @@ class Bench:
                 for name, files in settings.items():
                     curves, whole = self.curves(done, files, repair, budget), self.unpruned(done, files)
                     lines += ["", f"### {name[0].upper()}{name[1:]}: {repair}, {budget} epochs", ""]
-                    lines += lead_tables(curves, files, whole, self.speedups, self.rivals, self.compared)
+                    lines += lead_tables(curves, files, whole, self.speedups, self.rivals)
                 if settings and len(self.speedups) > 1:
                     lines += ["", plot(self.log.with_suffix(".md"), curves, whole, self.speedups, repair, budget)]
         return "\n".join([*lines, "", f"Made by `{self.command}`.", ""])
@@ -297,7 +293,7 @@ class Bench:
                 "weights."
             )
 
-        if ALL in self.choices:
+        if any(way.endswith(NEAREST) for way in self.choices):
             yield (
                 "*Scores alone* leaves the network's weights as they are, *half the weights* goes half of the way to the metanetwork's, "
                 "and *half the scores* ranks by the mean of `group_l2_fisher`'s scores and the metanetwork's. *At the nearest strength* "
@@ -362,7 +358,7 @@ def main():
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--metanetworks", nargs="*", default=[], help="names of shipped ones, or paths")
-    parser.add_argument("--strengths", nargs="*", default=[], choices=list(STRENGTHS), help="to use each in part as well")
+    parser.add_argument("--strengths", action="store_true", help="use each metanetwork in part as well")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/universal.md"))
     parser.add_argument("--title", default=TITLE, help="of the page")
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/judged"), help="where the networks are kept")
@@ -376,7 +372,7 @@ def main():
     options = parser.parse_args()
     if options.write_cards and 0 not in options.budgets:
         raise ArgumentError("--write-cards: expected budget 0, which cards tell of, among --budgets. Add it.")
-    bench = Bench(options, load_rivals(options.metanetworks, options.strengths), options.zoo)
+    bench = Bench(options, load_rivals(options.metanetworks, STRENGTHS if options.strengths else ()), options.zoo)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = make_networks(options.zoo, options.settings, options.num_models)
     turns = sorted((file.seed, place, file) for place, files in enumerate(settings.values()) for file in files)
