@@ -5,6 +5,7 @@ import math
 import numpy as np
 from rivals import CRITERIA
 
+from tfmetaprune.choosing import FULL
 from tfmetaprune.metatrain.select import paired
 from tfmetaprune.report.plots import plot_accuracy_curves
 
@@ -34,7 +35,7 @@ def lead_tables(curves, files, whole, speedups, rivals, compared=()):
         yield f"| {way} | {' | '.join(f'{value:.1f}' for value in curve[:, :, TEST].mean(0))} |"
     criteria = [way for way in curves if way in CRITERIA]
     best = max(criteria, key=lambda way: curves[way][:, -1, VALIDATION].mean(), default=None)
-    names = [name for name in rivals if name in curves]
+    names = [name for name, rival in rivals.items() if name in curves and rival.strength == FULL]
     for name in (*names, *(way for way in curves if way.endswith(NEAREST) and WITH + way in curves)):
         controls = [way for way in curves if way.startswith(name + WIDTHS)]
         leads = {way: (curves[name] - curves[way])[:, :, TEST] for way in (*([best] if best else ()), *controls)}
@@ -67,7 +68,7 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
 
     Args:
       page: path of the page; the plot goes into the folder `plots` beside it.
-      curves: as for `lead_tables`; controls of widths, and the choice with a control, are left out.
+      curves: as for `lead_tables`; controls of widths, the choice with a control, and metanetworks in part are left out.
       whole: as for `lead_tables`.
       speedups: MACs ratios.
       repair: of all of these.
@@ -75,7 +76,7 @@ def plot(page, curves, whole, speedups, repair, budget) -> str:
     """
     path = page.parent / "plots" / f"{page.stem}-{repair}-{budget}.svg"
     path.parent.mkdir(exist_ok=True)
-    shown = [way for way in curves if WIDTHS not in way and way != WITH + CONTROL]
+    shown = [way for way in curves if ", " not in way and way != WITH + CONTROL]
     lines = {
         way: [(1.0, whole / 100), *zip(speedups, curves[way][:, :-1, TEST].mean(0) / 100)] for way in reversed(shown)
     }  # fmt: skip
