@@ -150,9 +150,10 @@ class Bench:
         judged = [file for file in split_zoo(zoo, **kinds, held_out=True) if file.seed in HELD_OUT]
         self.zoo = hashlib.sha256("".join(file.digest(zoo) for file in (*self.files, *judged)).encode()).hexdigest()[:8]
         self.folder = folder / self.zoo
+        tf.random.set_seed(ORDER_SEED)  # the order of the examples depends on it
         self.judges = load_judges(zoo, judged)
         self._models = [file.load(zoo) for file in self.files]
-        tf.random.set_seed(ORDER_SEED)  # the order of the examples depends on it
+        tf.random.set_seed(ORDER_SEED)
         datasets = {file.data: load(file.data, batch_size=BATCH_SIZE).train for file in self.files}
         self._datasets = [datasets[file.data] for file in self.files]
 
@@ -187,9 +188,9 @@ class Bench:
         line = {"case": name, "zoo": self.zoo, "accuracy": rows, "unpruned": [judge.unpruned for judge in self.judges]}
         append_line(self.log, {**line, "parameters": parameters})
 
-    def report(self, command) -> str:
-        """Returns the page in Markdown."""
-        lines = self.lines()
+    def report(self, command, cases) -> str:
+        """Returns the page in Markdown, of those of the cases that are measured."""
+        lines = {name: line for name, line in self.lines().items() if name in (None, WHOLE, *cases)}
         columns = [*(f"{speedup:g}x" for speedup in SPEEDUPS), "objective"]
         count = sum(file.seed < CASES[WHOLE].num_seeds for file in self.files)
         rows = {
@@ -238,7 +239,7 @@ def main():
         started = time.perf_counter()
         bench.run(name)
         if WHOLE in bench.lines():
-            options.out.write_text(bench.report(command), encoding="utf-8")
+            options.out.write_text(bench.report(command, options.cases), encoding="utf-8")
         print(f"{name or 'untrained'} done in {time.perf_counter() - started:.0f} s", flush=True)
     print(f"Written to {options.out}")
 

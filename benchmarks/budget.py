@@ -56,7 +56,7 @@ WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each n
 NOTES = {
     BASE: f"and so on, these criteria: without a metanetwork, repaired by least squares, {EPOCHS} epochs of fine-tuning",
     BASE_BN: "the same with BatchNormalization estimated again in place of least squares",
-    OURS_BN: "the metanetwork's weights and scores on top of group L2, BatchNormalization estimated again",
+    OURS_BN: "the metanetwork on top of group L2, at the nearest of four strengths, BatchNormalization estimated again",
     "prune-aware before": f"{BEFORE} epochs of prune-aware training, which distils from the original as no other way does, group L2, least "
     f"squares, {EPOCHS - BEFORE} epochs",
     "group norm before": f"{BEFORE} epochs with the published regulariser, group L2, least squares, {EPOCHS - BEFORE} epochs; both "

@@ -285,7 +285,7 @@ class Bench:
                 f"*{CHOICE}* is what `prune` does with `metanetwork=None`: at each speed-up it takes the one of "
                 f"{' and '.join(DEFAULT_CRITERIA)} whose network, repaired, puts out what is nearest to the original, on up to 1,024 "
                 f"inputs without labels; *{WITH.strip()}* a metanetwork, or `fisher` as a control, has that as one more to choose from; "
-                "with `universal` it is the default."
+                "with `universal` it is the default before least squares."
             )
         if any(WIDTHS in way for way in self.ways):
             yield (
@@ -372,6 +372,10 @@ def main():
     options = parser.parse_args()
     if options.write_cards and 0 not in options.budgets:
         raise ArgumentError("--write-cards: expected budget 0, which cards tell of, among --budgets. Add it.")
+    by_name = [each for each in options.metanetworks if not pathlib.Path(each).exists()]
+    if options.write_cards and by_name:
+        names = ", ".join(by_name)
+        raise ArgumentError(f"--write-cards: expected paths of metanetworks, got the names {names}. Give saved_models/NAME.keras.")
     bench = Bench(options, load_rivals(options.metanetworks, STRENGTHS if options.strengths else ()), options.zoo)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = make_networks(options.zoo, options.settings, options.num_models)

@@ -417,6 +417,19 @@ def test_unknown_metanetwork(model):
         tfmetaprune.prune(model, make_data(8), metanetwork="no-such-network")
 
 
+def test_two_losses_of_one_name_are_not_mixed_up():
+    def weighted(weight):
+        return lambda y, outputs: weight * tf.reduce_mean(tf.square(outputs), -1)
+
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(12, "relu")(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(2, name=name)(hidden) for name in "ab"])
+    model.compile("sgd", {"a": weighted(1.0), "b": weighted(5.0)})
+    with pytest.warns(UserWarning, match="several functions or classes are called '<lambda>'. The new model is not compiled"):
+        small = tfmetaprune.prune(model, speedup=1.5, finetune=None).model
+    assert small.optimizer is None
+
+
 def test_labels_that_do_not_fit_are_told_before_anything_is_tried(monkeypatch):
     model = ZOO["residual_projection"]()
     model.compile("sgd", "categorical_crossentropy")

@@ -33,7 +33,15 @@ def copy_compile_state(old, new, custom_object_scope):
 
 
 def _own_objects(arguments) -> dict:
-    """Returns the functions, and the classes of the objects, among what `compile` was called with: name -> function or class."""
+    """Returns the functions, and the classes of the objects, among what `compile` was called with: name -> function or class.
+
+    Raises:
+      ValueError: two of them have the same name.
+    """
     values = [value for value in tf.nest.flatten(list(arguments.values())) if callable(value) or hasattr(value, "get_config")]
     found = [value if hasattr(value, "__name__") else type(value) for value in values]
-    return {value.__name__: value for value in found}
+    objects = {value.__name__: value for value in found}
+    twice = [value.__name__ for value in found if objects[value.__name__] is not value]
+    if twice:
+        raise ValueError(f"several functions or classes are called {twice[0]!r}")
+    return objects

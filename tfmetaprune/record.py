@@ -145,6 +145,11 @@ def _distributions(channels, small_layer, weights) -> dict:
     }
     histograms, changed = {}, weights is not None and any(key[0] == path for key in weights)
     distance = norm = 0.0
+    for name in channels.weights if changed else ():
+        before = get_weight(layer, name)
+        if before is not None:
+            before, made = _flat([before]), _flat([weights.get((path, name), before)])
+            distance, norm = distance + np.sum(np.square(made - before)), norm + np.sum(np.square(before))
     for kind, names in kinds.items():
         if not names or small_layer is None or any(get_weight(layer, name) is None for name in names):
             continue
@@ -153,7 +158,6 @@ def _distributions(channels, small_layer, weights) -> dict:
         made = None
         if changed:
             made = _flat(weights.get((path, name), get_weight(layer, name)) for name in names)
-            distance, norm = distance + np.sum(np.square(made - before)), norm + np.sum(np.square(before))
         histograms[kind] = _histogram({"before": before, "metanetwork": made, "after": after}, symmetric=kind == "weights")
     return {"histograms": histograms, "change": math.sqrt(distance / norm) if changed and norm else None}
 

@@ -166,9 +166,11 @@ class _Reader:
 
 
 def is_functional(layer) -> bool:
-    """Whether a layer is a functional or a built Sequential model, whose calls can be walked through."""
+    """Whether a layer is a functional or a built Sequential model with no `call` of its own, whose calls can be walked through."""
     functional = keras.Sequential.__mro__[1]  # tf_keras does not export the class
-    return isinstance(layer, functional) and bool(getattr(layer, "_nodes_by_depth", None)) and layer.inputs is not None
+    if not isinstance(layer, functional) or type(layer).call not in (functional.call, keras.Sequential.call):
+        return False
+    return bool(getattr(layer, "_nodes_by_depth", None)) and layer.inputs is not None
 
 
 def _check_model(model) -> None:
@@ -193,6 +195,18 @@ def _check_model(model) -> None:
             f"{type(model).__name__} with the parts {_parts(model)}. Wrap it functionally: call its parts one by one on "
             f"keras.Input(...) as its call() does, then keras.Model(inputs, outputs)."
         )
+    for layer in model._flatten_layers():
+        if type(layer).__name__ in ("AddLoss", "AddMetric") and type(layer).__module__.startswith("tf_keras."):
+            raise UnsupportedModelError(
+                f"Model {model.name!r}: expected losses and metrics to be given to compile(), got one of "
+                f"{'add_loss' if type(layer).__name__ == 'AddLoss' else 'add_metric'}(), {layer.name!r}. Make the model without it, of the "
+                f"same inputs and outputs."
+            )
+        if not all(hasattr(weight, "dtype") for weight in layer.weights) and not isinstance(layer, keras.Model):
+            raise UnsupportedModelError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) of model {model.name!r}: expected a vocabulary that was given to its "
+                f"constructor, got one that was adapted. Make it with vocabulary=layer.get_vocabulary(), or leave it in front of the model."
+            )
     for weight in model.weights:
         if weight.dtype.is_floating and not np.all(np.isfinite(weight.numpy())):
             raise UnsupportedModelError(

@@ -130,7 +130,7 @@ def test_a_subclass_with_a_call_of_its_own_is_unknown():
     inputs = keras.Input((5,))
     hidden = L.Dense(6, name="hidden")(inputs)
     trace = trace_model(keras.Model(inputs, L.Dense(2)(Doubled(4, name="other")(hidden))))
-    reason = "'other' (Doubled): it overrides call() of Dense, and no LayerSpec is registered for it"
+    reason = "'other' (Doubled): it overrides what Dense computes, and no LayerSpec is registered for it"
     assert trace.channels.frozen[trace.channels.calls[0].roles["out"][0].nodes[0]].endswith(reason)
     trace = trace_model(keras.Model(inputs, L.Dense(2)(Named(4, name="same")(hidden))))
     assert not set(trace.channels.units(trace.channels.calls[1].roles["out"])) & set(trace.channels.frozen)

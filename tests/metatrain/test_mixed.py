@@ -254,15 +254,19 @@ def test_few_held_out_networks_are_of_all_families(tmp_path):
 
 
 def test_only_the_same_training_goes_on(images, tmp_path):
-    def trainer(seed=0, **settings):
+    def trainer(seed=0, repair="bn", **settings):
         settings = {"steps": 2, "batch_size": 16, "warmup": 1, "checkpoint_every": 1, **settings}
-        return MetaTrainer(_metanet(), [mlp((8, 8, 1), 3, widths=(4, 6), seed=seed)], images, MetaTraining(**settings), tmp_path)
+        models, identity = [mlp((8, 8, 1), 3, widths=(4, 6), seed=seed)], {"validation": {"repair": repair}}
+        return MetaTrainer(_metanet(), models, images, MetaTraining(**settings), tmp_path, identity=identity)
 
     trainer().train(resume=True)
     log = (tmp_path / "log.jsonl").read_text()
     with pytest.raises(ArgumentError, match="expected a folder without checkpoints.*--resume"):
         trainer().train()
-    for other, name in ((trainer(perturbation=0.1), "settings perturbation"), (trainer(seed=1), "data_models weights")):
+    for other, name in (
+        (trainer(perturbation=0.1), "settings perturbation"), (trainer(seed=1), "data_models weights"),
+        (trainer(repair="least_squares"), "validation repair"),
+    ):  # fmt: skip
         with pytest.raises(ArgumentError, match=f"one that differs in {name}. Start"):
             other.train(resume=True)
     assert (tmp_path / "log.jsonl").read_text() == log

@@ -5,23 +5,26 @@ import pytest
 from zoo import ZOO, random_inputs
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.errors import ArgumentError, DataError, NothingToPruneError
+from tfmetaprune.errors import ArgumentError, DataError, NothingToPruneError, UnsupportedModelError
 from tfmetaprune.pruning import (
     PruningPlan,
     channel_groups,
     cost,
+    fold_averages,
     mac_terms,
     make_plan,
     normalized_score,
     plan_from_keep,
     rebuild_model,
     reestimate_bn,
+    repair_model,
     replace_weights,
     run_masked,
     scorer,
     total_macs,
     unit_importance,
 )
+from tfmetaprune.pruning.masking import absorbs_mean
 from tfmetaprune.trace import trace_model
 
 L = keras.layers
@@ -349,3 +352,137 @@ def test_bad_arguments():
     linear = keras.Sequential([L.Dense(3, input_shape=(2,))])
     with pytest.raises(NothingToPruneError, match="expected prunable channels, got none .model input"):
         make_plan(trace_model(linear), speedup=2)
+
+
+# --------------------------------------------------------------------------------------------- what users' models have
+
+
+def _classifier(head=None):
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, "relu", name="hidden")(inputs)
+    return keras.Model(inputs, (head or keras.layers.Dense(3))(hidden))
+
+
+def test_losses_that_are_added_to_the_model_are_refused_by_name():
+    model = _classifier()
+    model.add_loss(tf.reduce_mean(model.output))
+    with pytest.raises(UnsupportedModelError, match=r"got one of add_loss\(\), 'add_loss'. Make the model without it"):
+        trace_model(model)
+
+
+def test_a_layer_that_is_only_held_is_left_out():
+    model = _classifier()
+    model.teacher = _classifier()
+    small = replace_weights(model, {})
+    (x,) = random_inputs(model, batch=4)
+    np.testing.assert_array_equal(small(x), model(x))
+
+
+def test_vocabularies_that_were_adapted_are_refused_by_name():
+    lookup = keras.layers.StringLookup(name="words")
+    lookup.adapt(tf.constant(["a", "b", "c"]))
+    inputs = keras.Input((4,), dtype="string")
+    model = keras.Model(inputs, keras.layers.Embedding(8, 4)(lookup(inputs)))
+    with pytest.raises(UnsupportedModelError, match="'words' .*expected a vocabulary that was given to its constructor"):
+        trace_model(model)
+
+
+def test_a_layer_without_a_config_is_refused_by_name():
+    class Through(keras.layers.Layer):
+        def __init__(self, inner):
+            super().__init__(name="through")
+            self.inner = inner
+
+        def call(self, x):
+            return self.inner(x)
+
+    model = _classifier(Through(keras.layers.Dense(3)))
+    with pytest.raises(UnsupportedModelError, match="'through' .*expected a layer that can be made again from its config"):
+        replace_weights(model, {})
+
+
+@pytest.mark.parametrize("is_forward_frozen", [True, False])
+def test_parts_of_a_layer_that_are_frozen_stay_so_and_keep_their_weights(is_forward_frozen):
+    inputs = keras.Input((5, 4))
+    both = keras.layers.Bidirectional(keras.layers.LSTM(6, return_sequences=True), name="both")
+    model = keras.Model(inputs, keras.layers.Dense(2)(both(inputs)))
+    frozen = both.forward_layer if is_forward_frozen else both.backward_layer
+    frozen.trainable = False
+    again = replace_weights(model, {})
+    (x,) = random_inputs(model, batch=4)
+    np.testing.assert_allclose(again(x), model(x), rtol=1e-5, atol=1e-6)
+    parts = again.get_layer("both").forward_layer, again.get_layer("both").backward_layer
+    assert [part.trainable for part in parts] == [not is_forward_frozen, is_forward_frozen]
+
+
+class Standardized(keras.layers.Conv2D):
+    """Computes with a kernel whose mean over what it reads is 0."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - tf.reduce_mean(kernel, [0, 1, 2]))
+
+
+class Mixing(keras.layers.GRUCell):
+    """A cell whose units hear each other once more."""
+
+    def call(self, inputs, states, training=None):
+        output, states = super().call(inputs, states, training)
+        return output - tf.reduce_mean(output, -1, keepdims=True), states
+
+
+@pytest.mark.parametrize(
+    "shape, layer", [((6, 6, 3), Standardized(8, 3)), ((5, 4), keras.layers.RNN(Mixing(8)))], ids=["convolution_op", "cell"]
+)
+def test_what_computes_in_another_way_is_frozen(shape, layer):
+    inputs = keras.Input(shape)
+    first = keras.layers.Dense(6)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(layer(first))))
+    assert not [group for group in channel_groups(trace_model(model)) if group.prunable]
+
+
+def test_a_functional_model_with_a_call_of_its_own_is_refused():
+    class Halved(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs / 2, training, mask)
+
+    plain = _classifier()
+    with pytest.raises(UnsupportedModelError, match="got the subclassed model Halved"):
+        trace_model(Halved(plain.input, plain.output))
+
+
+def test_statistics_of_padded_series_are_those_of_keras():
+    inputs = keras.Input((6, 3))
+    x = keras.layers.LSTM(5, return_sequences=True)(keras.layers.Masking()(inputs))
+    x = keras.layers.LSTM(4, return_sequences=True)(keras.layers.BatchNormalization(momentum=0.0, name="first")(x))
+    model = keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.0, name="second")(x))
+    series = np.random.default_rng(0).normal(1, 1, (40, 6, 3)).astype(np.float32)
+    series[:20, 3:] = 0
+    found = reestimate_bn(model, [series])
+    model(series, training=True)  # leaves the statistics of the batch
+    for name in ("first", "second"):
+        for here, there in zip(found.get_layer(name).weights[2:], model.get_layer(name).weights[2:]):
+            np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
+
+
+def test_a_fixed_batch_size_is_kept_by_the_statistics():
+    inputs = keras.Input((8, 3), batch_size=4)
+    flat = tf.reshape(keras.layers.Conv1D(6, 3)(inputs), (4, -1, 6))
+    model = keras.Model(inputs, keras.layers.BatchNormalization(name="bn")(flat))
+    x = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    found = reestimate_bn(model, [x[:4], x[4:]]).get_layer("bn").moving_mean
+    np.testing.assert_allclose(found, model.layers[1](x).numpy().mean((0, 1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation, axis, is_absorbed", [(None, -1, True), ("linear", 3, True), ("relu", -1, False), (None, 1, False)])
+def test_batch_normalization_takes_a_mean_away_only_right_behind_the_layer(activation, axis, is_absorbed):
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, padding="same")(inputs))
+    x = keras.layers.Conv2D(6, 3, padding="same", use_bias=False, activation=activation, name="second")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 6)(keras.layers.BatchNormalization(axis=axis, name="bn")(x)))
+    trace = trace_model(model)
+    calls = {channels.call.layer.name: channels for channels in trace.channels.calls}
+    assert absorbs_mean(trace, calls["second"], calls["bn"]) == is_absorbed
+    plan = make_plan(trace, np.arange(trace.channels.num_units, dtype=np.float32), speedup=1.5, step=1.0)
+    fitted = fold_averages(trace, plan.keep)
+    assert (("bn", "moving_mean") in fitted.weights) == is_absorbed == (not [why for why in fitted.left_alone if "'second'" in why])
+    repair_model(trace, plan, rebuild_model(trace, plan), [random_inputs(model, batch=40)[0]], "least_squares")

@@ -6,6 +6,7 @@ import keras as keras3
 
 from tfmetaprune._keras import tf
 from tfmetaprune.layers.keras_applications import LayerScaleSpec, ResidualSpec
+from tfmetaprune.layers.patterns import with_mask_of
 from tfmetaprune.layers.spec import (
     Axes,
     Frozen,
@@ -45,12 +46,12 @@ class RMSNormalizationSpec(LayerSpec):
     def call_masked(self, layer, masks, x):
         if "io" not in masks:
             return layer(x)
-        x = tf.cast(x, layer.compute_dtype)
+        x = with_mask_of(x, tf.cast(x, layer.compute_dtype))
         dtype = x.dtype if x.dtype == tf.float64 else tf.float32
         mask, wide = tf.cast(masks["io"], dtype), tf.cast(x, dtype)
         square = tf.reduce_sum(tf.square(wide) * mask, -1, keepdims=True) / tf.reduce_sum(mask)
         scale = tf.cast(tf.convert_to_tensor(layer.scale), dtype)
-        return tf.cast(wide * tf.math.rsqrt(square + layer.carried.epsilon) * scale, x.dtype)
+        return with_mask_of(x, tf.cast(wide * tf.math.rsqrt(square + layer.carried.epsilon) * scale, x.dtype))
 
 
 register(*_application_layers("convnext", "LayerScale"))(LayerScaleSpec)

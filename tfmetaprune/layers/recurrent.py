@@ -82,4 +82,5 @@ def narrow_units(config, units):
 
 
 def _cell_axes(cell) -> str | None:
-    return next((_CELLS[kind] for kind in type(cell).__mro__ if kind in _CELLS), None)
+    kind = next((kind for kind in type(cell).__mro__ if kind in _CELLS), None)
+    return None if kind is None or type(cell).call is not kind.call else _CELLS[kind]

@@ -299,7 +299,8 @@ def kind_of(layer) -> type:
 def spec_for(layer) -> LayerSpec | None:
     """Returns the spec of the layer's class or of its nearest registered base class; None for an unknown kind.
 
-    A subclass that has a `call` of its own is another kind: what it does with the channels is not known.
+    A subclass that has a `call` of its own, or another method that computes, is another kind: what it does with the channels is not
+    known.
     """
     kind = _registered_base(layer)
     return None if kind is None or _overriding_class(layer, kind) is not None else _REGISTRY[kind]
@@ -311,8 +312,13 @@ def why_unknown(layer) -> str:
     if isinstance(layer, keras.Model):
         return "it is a subclassed model; call its layers one by one, functionally, and they can be pruned"
     if kind is not None:
-        return f"it overrides call() of {kind.__name__}, and no LayerSpec is registered for it"
+        return f"it overrides what {kind.__name__} computes, and no LayerSpec is registered for it"
     return "no LayerSpec is registered for this kind"
+
+
+_COMPUTING = {  # methods that layers of Keras compute by
+    "call", "__call__", "convolution_op", "_compute_attention", "_masked_softmax", "_apply_scores", "_calculate_scores",
+}  # fmt: skip
 
 
 def _registered_base(layer) -> type | None:
@@ -321,7 +327,7 @@ def _registered_base(layer) -> type | None:
 
 def _overriding_class(layer, base) -> type | None:
     mro = kind_of(layer).__mro__
-    return next((kind for kind in mro[: mro.index(base)] if {"call", "__call__"} & set(vars(kind))), None)
+    return next((kind for kind in mro[: mro.index(base)] if _COMPUTING & set(vars(kind))), None)
 
 
 def registered_kinds() -> dict[type, LayerSpec]:

@@ -1,10 +1,12 @@
 """Meta-training on a zoo: mixed families and data sets, ended by the objective on validation models; and the choice among metanetworks."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
 import platform
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -108,8 +110,13 @@ def meta_train_on_zoo(
         values = pruning_objective(candidate, judges, repair=validation_repair, speedups=VALIDATION_SPEEDUPS, seed=settings.seed)
         return float(values.mean())
 
+    crc = functools.reduce(lambda crc, ranking: zlib.crc32(np.ascontiguousarray(ranking), crc), rankings or (), 0)
+    identity = {
+        "validation": {"models": [file.digest(zoo) for file in judged], "repair": validation_repair, "speedups": VALIDATION_SPEEDUPS},
+        "search": {**(search._asdict() if search else {}), "scores": crc},
+    }  # fmt: skip
     trainer = MetaTrainer(
-        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None, rankings
+        metanet, models, [datasets[file.data] for file in files], settings, out, strategy, validate if judged else None, rankings, identity
     )
     trainer.train(resume=resume, progress=lambda step, _: report("meta-steps", step, settings.steps))
     if not chief:

@@ -16,7 +16,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metatrain.command import HELD_OUT_SEED
-from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile, list_data_models
+from tfmetaprune.metatrain.data_models import BATCH_SIZE, ORDER_SEED, DataModelFile, list_data_models
 from tfmetaprune.metatrain.zoo import append_line, dataset_arrays
 from tfmetaprune.pruning import needs_statistics, scorer
 from tfmetaprune.pruning.search import Search
@@ -171,5 +171,6 @@ class _Searcher:
 def _train_inputs(name):
     from tfmetaprune.data import load
 
+    tf.random.set_seed(ORDER_SEED)  # the order of the examples depends on it
     x, _ = dataset_arrays(load(name).train)
     return tf.data.Dataset.from_tensor_slices((x,)).batch(BATCH_SIZE)

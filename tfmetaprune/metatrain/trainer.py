@@ -146,6 +146,8 @@ class MetaTrainer:
         `settings.validate_every` steps and after the last one, and the best metanetwork is what training ends with. None
         to end with the last.
       rankings: for the objective "searched" alone: the scores that a search has ended with, float [num_units] for each data model.
+      identity: what else tells this training from others, by part, JSON-able: by what `validate` judges, say; a training that goes on
+        has to have the same.
 
     Raises:
       ArgumentError: the metanetwork or `models_per_step` do not fit the strategy, or the datasets or `rankings` not the
@@ -153,9 +155,10 @@ class MetaTrainer:
     """
 
     def __init__(
-        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None, rankings=None
+        self, metanet: MetaNetwork, models, dataset, settings: MetaTraining, folder, strategy=None, validate=None, rankings=None,
+        identity=None,
     ):  # fmt: skip
-        self.metanet, self.settings = metanet, settings
+        self.metanet, self.settings, self._parts = metanet, settings, identity or {}
         self.strategy = strategy or tf.distribute.get_strategy()
         variables = metanet.trainable_variables
         check_distribution(self.strategy, variables, settings.models_per_step)
@@ -259,7 +262,8 @@ class MetaTrainer:
             for value in tf.nest.flatten([data_model.graph["parameters"], data_model.graph["weights"]]):
                 crc = zlib.crc32(np.ascontiguousarray(value), crc)
         models = {"number": len(self.data_models), "weights": crc}
-        return json.loads(json.dumps({"settings": settings, "metanetwork": self.metanet.config.to_dict(), "data_models": models}))
+        parts = {"settings": settings, "metanetwork": self.metanet.config.to_dict(), "data_models": models, **self._parts}
+        return json.loads(json.dumps(parts))
 
     def _check_same(self, resume):
         """Raises ArgumentError unless the checkpoints in the folder are those of this training, and it is to go on from them."""
@@ -271,7 +275,7 @@ class MetaTrainer:
         path = self.folder / _IDENTITY
         found, wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, self._identity()
         differing = [
-            f"{part} {name}" for part in found for name in wanted[part] if found[part].get(name) != wanted[part][name]
+            f"{part} {name}" for part in found for name in wanted.get(part, ()) if found[part].get(name) != wanted[part][name]
         ]  # fmt: skip
         if differing:
             raise ArgumentError(

@@ -14,7 +14,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.least_squares import Fitted
 from tfmetaprune.pruning.linear_maps import find_maps, watching
-from tfmetaprune.pruning.masking import is_batch_norm
+from tfmetaprune.pruning.masking import absorbs_mean, is_batch_norm
 from tfmetaprune.trace import ModelTrace, call_arguments
 
 
@@ -95,7 +95,7 @@ def _absorb(trace, one, moments, weights) -> bool:
         weights[call.path, one.bias] = (bias - shift.reshape(bias.shape)).astype(bias.dtype)
         return True
     readers = [c for c in trace.channels.calls if call.outputs[0] in c.call.inputs]
-    if len(call.outputs) > 1 or not readers or not all(is_batch_norm(reader) for reader in readers):
+    if len(call.outputs) > 1 or not readers or not all(absorbs_mean(trace, one.channels, reader) for reader in readers):
         return False
     for reader in readers:
         layer, path = reader.call.layer, reader.call.path

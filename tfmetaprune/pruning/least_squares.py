@@ -16,7 +16,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.errors import ArgumentError, DataError
 from tfmetaprune.pruning.fits import KernelFit, MeanFit, Sides
 from tfmetaprune.pruning.linear_maps import find_maps
-from tfmetaprune.pruning.masking import is_batch_norm, masked_calls
+from tfmetaprune.pruning.masking import absorbs_mean, is_batch_norm, masked_calls
 from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.trace import ModelTrace, call_arguments, run
 
@@ -224,7 +224,7 @@ class _Walk:
             return [MeanFit(channels, self.keep[self.trace.channels.units(channels.roles["io"])])] if changed else []
         maps, others = find_maps(self.trace, channels, self.keep)
         free_mean = all(
-            is_batch_norm(self.trace.channels.calls[reader])
+            absorbs_mean(self.trace, self.trace.channels.calls[i], self.trace.channels.calls[reader])
             for i in calls for tensor in self.trace.calls[i].outputs for reader in self.readers.get(tensor, (i,))
         )  # fmt: skip
         if others and (changed or any(self._reads_dead(channels, name) for name in others)):

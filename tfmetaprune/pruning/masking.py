@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 
-from tfmetaprune._keras import tf
+from tfmetaprune._keras import keras, tf
 from tfmetaprune.layers import Axes, get_weight
 from tfmetaprune.trace import ModelTrace, carry_mask, map_inputs, run
 
@@ -54,7 +54,7 @@ def masked_calls(trace: ModelTrace, keep, weights: Mapping | None = None, traini
         args, kwargs = _silence_sums(channels, masks, args, kwargs)
         with substitute(call.layer, tensors):
             if training_bn and is_batch_norm(channels):
-                return batch_normalize(call.layer, args[0])[0]
+                return carry_mask(args[0], batch_normalize(call.layer, args[0])[0])
             masks = {role: tf.cast(mask, call.layer.compute_dtype) for role, mask in masks.items()}
             return channels.spec.call_masked(call.layer, masks, *args, **kwargs)
 
@@ -115,8 +115,24 @@ def is_batch_norm(channels) -> bool:
     return {"moving_mean", "moving_variance"} <= set(channels.weights)
 
 
+def absorbs_mean(trace, channels, reader) -> bool:
+    """Whether a BatchNormalization takes out again the mean of what a layer makes: it reads it as it is, along its channels.
+
+    Args:
+      trace: the traced model.
+      channels: the `CallChannels` of the layer's call.
+      reader: those of a call that reads what is made.
+    """
+    if not is_batch_norm(reader):
+        return False
+    layer, made = getattr(channels.call.layer, "layer", channels.call.layer), channels.call.outputs[0]
+    axis, rank = reader.call.layer.axis, len(trace.shapes[made])
+    axes = {each % rank for each in (axis if isinstance(axis, (list, tuple)) else [axis])}
+    return getattr(layer, "activation", None) in (None, keras.activations.linear) and axes == set(trace.channels.tensors[made])
+
+
 def batch_normalize(layer, x):
-    """Normalises by the statistics of the batch, without touching the moving ones.
+    """Normalises by the statistics of the batch, without touching the moving ones; as Keras does, without what a mask hides.
 
     Args:
       layer: a BatchNormalization layer over one axis.
@@ -127,10 +143,14 @@ def batch_normalize(layer, x):
     """
     axis = (layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis) % x.shape.rank
     others = [other for other in range(x.shape.rank) if other != axis]
+    mask = getattr(x, "_keras_mask", None)
     dtype, x = x.dtype, tf.cast(x, layer.variable_dtype)
     if x.dtype == tf.float32 and x.shape.rank == 4 and axis == 3:
         return _batch_normalize_fused(layer, x, dtype)
-    mean, variance = tf.nn.moments(x, others)
+    if mask is None:
+        mean, variance = tf.nn.moments(x, others)
+    else:
+        mean, variance = tf.nn.weighted_moments(x, others, tf.cast(mask, x.dtype)[..., None])
     broadcast = [-1 if other == axis else 1 for other in range(x.shape.rank)]
     beta, gamma = (None if value is None else tf.reshape(value, broadcast) for value in (layer.beta, layer.gamma))
     moments = tf.reshape(mean, broadcast), tf.reshape(variance, broadcast)

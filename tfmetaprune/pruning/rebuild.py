@@ -136,16 +136,11 @@ class _Builder:
             return self.new_layers[id(old)]
         if step.inside is not None:
             new = self.build(step.inside)
-        elif isinstance(old, keras.Model):
-            new = keras.models.clone_model(old)
         else:
             channels = self.trace.channels.calls[step.call]
-            config = old.get_config()
-            if self._changes(channels):
-                config = channels.spec.narrow(config, narrowing)
             try:
-                new = type(old).from_config(config)
-            except (NotImplementedError, TypeError, ValueError) as error:
+                new = keras.models.clone_model(old) if isinstance(old, keras.Model) else self._made_again(old, channels, narrowing)
+            except (NotImplementedError, TypeError, ValueError, KeyError, AttributeError) as error:
                 raise UnsupportedModelError(
                     f"Layer {old.name!r} ({type(old).__name__}): expected a layer that can be made again from its "
                     f"config, got {error}. Give its class a get_config that holds every argument of its constructor."
@@ -154,6 +149,13 @@ class _Builder:
             new._name = old.name
         self.new_layers[id(old)] = new
         return new
+
+    def _made_again(self, old, channels, narrowing):
+        """A layer made anew from its config, as narrow as it has to be."""
+        config = old.get_config()
+        if self._changes(channels):
+            config = channels.spec.narrow(config, narrowing)
+        return type(old).from_config(config)
 
     def _shape(self, tensor):
         kept = self.kept[tensor]
@@ -225,6 +227,7 @@ class _Builder:
     def _set_weights(self, channels, new, narrowing):
         """Gives a new layer what remains of the old one's weights; takes what it uses out of `self.weights`."""
         call = channels.call
+        _copy_trainable(call.layer, new)  # the order of its weights depends on what is trainable
         names = {id(get_weight(call.layer, name)): name for name in channels.spec.weights(call.layer)} if channels.spec else {}
         names = {**{id(value): name for name, value in vars(call.layer).items()}, **names}
         values, order = {}, []
@@ -260,9 +263,16 @@ class _Builder:
 
 
 def _copy_trainable(old, new):
+    """Gives a layer, and all layers within it, the trainable flags of another one made of the same parts."""
     if old.trainable != new.trainable:
         new.trainable = old.trainable
-    if isinstance(old, keras.Model):
-        layers = {layer.name: layer for layer in new.layers}
-        for layer, twin in zip(old.layers, new.layers, strict=True):  # a subclassed model may name its layers anew
-            _copy_trainable(layer, layers.get(layer.name, twin))
+    if isinstance(old, keras.Model):  # a subclassed model may name its layers anew, and hold some that it does not call
+        twins = {layer.name: layer for layer in new.layers}
+        same = len(old.layers) == len(new.layers)
+        pairs = [(layer, twins.get(layer.name, new.layers[place] if same else None)) for place, layer in enumerate(old.layers)]
+    else:
+        parts = [list(each._flatten_layers(recursive=False, include_self=False)) for each in (old, new)]
+        pairs = list(zip(*parts)) if len(parts[0]) == len(parts[1]) else []
+    for layer, twin in pairs:
+        if twin is not None:
+            _copy_trainable(layer, twin)

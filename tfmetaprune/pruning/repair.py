@@ -7,7 +7,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
 from tfmetaprune.pruning.masking import batch_normalize, is_batch_norm
 from tfmetaprune.pruning.rebuild import replace_weights
-from tfmetaprune.trace import input_keys, run, trace_model
+from tfmetaprune.trace import carry_mask, input_keys, run, trace_model
 
 SMALLEST_BATCH = 32  # inputs whose statistics are taken at once; smaller batches are put together
 
@@ -51,10 +51,13 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
 
 
 def _batches(model, dataset) -> Iterator[list]:
-    """Yields the inputs of batches, those of small ones put together as long as their inputs are of one shape."""
+    """Yields the inputs of batches, those of small ones put together as long as they are of one shape, and of any number."""
     held, count = [], 0
     for batch in dataset:
         inputs = model_inputs(model, batch)
+        if model.inputs[0].shape[0] is not None:
+            yield inputs
+            continue
         if held and [value.shape[1:] for value in inputs] != [value.shape[1:] for value in held[0]]:
             yield [tf.concat(parts, 0) for parts in zip(*held)]
             held, count = [], 0
@@ -86,7 +89,7 @@ def _batch_statistics(trace, inputs):
         output, mean, variance = batch_normalize(call.layer, args[0])
         seen.setdefault(f"{call.path}/moving_mean", []).append(tf.cast(mean, tf.float32))
         seen.setdefault(f"{call.path}/moving_variance", []).append(tf.cast(variance, tf.float32))
-        return output
+        return carry_mask(args[0], output)
 
     run(trace, inputs, call_layer)
     return {key: tf.add_n(values) / len(values) for key, values in seen.items()}

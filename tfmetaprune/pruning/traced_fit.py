@@ -15,7 +15,7 @@ from tfmetaprune._keras import tf
 from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.least_squares import RIDGE
 from tfmetaprune.pruning.linear_maps import find_maps, watching
-from tfmetaprune.pruning.masking import is_batch_norm, masked_calls
+from tfmetaprune.pruning.masking import absorbs_mean, is_batch_norm, masked_calls
 from tfmetaprune.trace import ModelTrace, call_arguments
 
 MAX_ROWS = 4096  # output positions that a kernel is fitted on
@@ -51,7 +51,8 @@ class TracedFit:
             for tensor in channels.call.inputs:
                 readers.setdefault(tensor, []).append(channels)
         self.free_mean = [
-            all(tensor in readers and all(map(is_batch_norm, readers[tensor])) for tensor in call.outputs) for call in trace.calls
+            all(tensor in readers and all(absorbs_mean(trace, one, reader) for reader in readers[tensor]) for tensor in one.call.outputs)
+            for one in trace.channels.calls
         ]  # whether the mean of what is made does not matter, because BatchNormalization follows
 
     def __call__(self, mask, inputs, weights: Mapping) -> dict:
