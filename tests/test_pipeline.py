@@ -125,7 +125,8 @@ def test_same_seed_same_result(model, metanetwork):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_metanetwork_changes_weights_and_plan(model, metanetwork):
+def test_metanetwork_changes_weights_and_plan(model, metanetwork, monkeypatch):
+    monkeypatch.setattr(choosing, "STRENGTHS", (choosing.FULL,))
     options = {"speedup": 2.0, "finetune": None, "repair": None}
     with_it = tfmetaprune.prune(model, make_data(64), metanetwork=metanetwork, **options)
     identity = tfmetaprune.prune(model, make_data(64), metanetwork=tfmetaprune.MetaNetwork(), **options)
@@ -349,17 +350,20 @@ def test_default_is_the_way_whose_outputs_stay_nearest(model, metanetwork, monke
     found = tfmetaprune.prune(model, data, finetune=None, repair=repair)
     candidates = json.loads(json.dumps(found.report))["ways"]
     assert loaded == ["universal"] and found.report["metanetwork_note"] is None
-    ways = [("group_l2", None), ("group_l2_fisher", None), ("group_l2", "universal")]
-    assert [(each["criterion"], each["metanetwork"]) for each in candidates] == ways
+    strengths = choosing.STRENGTHS[: 1 if repair == "default" else None]
+    ways = [("group_l2", None, None), ("group_l2_fisher", None, None), *(("group_l2", "universal", each._asdict()) for each in strengths)]
+    assert [(each["criterion"], each["metanetwork"], each["strength"]) for each in candidates] == ways
     wanted = model(x).numpy()
     spread = np.mean((wanted - wanted.mean(0)) ** 2)
-    results = [
-        tfmetaprune.prune(model, data, finetune=None, repair=repair, criterion=criterion, metanetwork=name) for criterion, name in ways
-    ]
+    results = []
+    for criterion, name, strength in ways:
+        monkeypatch.setattr(choosing, "STRENGTHS", (choosing.Strength(**strength or {}),))
+        results.append(tfmetaprune.prune(model, data, finetune=None, repair=repair, criterion=criterion, metanetwork=name))
     errors = [np.mean((result.model(x).numpy() - wanted) ** 2) / spread for result in results]
     np.testing.assert_allclose([each["error"] for each in candidates], errors, rtol=1e-3)
     best = int(np.argmin(errors))
-    assert (found.report["criterion"], found.report["metanetwork"]) == ways[best] and len({*np.round(errors, 6)}) == 3
+    assert (found.report["criterion"], found.report["metanetwork"], found.report["strength"]) == ways[best]
+    assert len({*np.round(errors, 6)}) >= 3
     np.testing.assert_allclose(found.model(x), results[best].model(x), atol=1e-3 * spread**0.5)
 
 
@@ -380,13 +384,14 @@ def test_a_way_that_fails_is_left_out(model, monkeypatch):
         patch.setattr(choosing, "try_way", some)
         report = tfmetaprune.prune(model, data, finetune=None, repair="bn").report
     assert (report["criterion"], report["metanetwork"]) == ("group_l2_fisher", None)
-    assert [each["failure"] for each in report["ways"]] == ["expected a speed-up of 3, got 2", None, "expected a speed-up of 3, got 2"]
-    assert [each["error"] is None for each in report["ways"]] == [True, False, True]
+    told, learnt = "expected a speed-up of 3, got 2", len(choosing.STRENGTHS)
+    assert [each["failure"] for each in report["ways"]] == [told, None, *[told] * learnt]
+    assert [each["error"] is None for each in report["ways"]] == [True, False, *[True] * learnt]
     with monkeypatch.context() as patch:
         patch.setattr(choosing, "channel_statistics", no_statistics)
         report = tfmetaprune.prune(model, data, finetune=None, repair="bn").report
     assert (report["criterion"], report["metanetwork"]) == ("group_l2", None)
-    assert [each["failure"] is None for each in report["ways"]] == [True, False, False]
+    assert [each["failure"] is None for each in report["ways"]] == [True, False, *[False] * learnt]
     with pytest.raises(NothingToPruneError, match="expected a speed-up of 1000 to be reachable, got at most"):
         tfmetaprune.prune(model, data, speedup=1000, finetune=None)
 
