@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 
 from tfmetaprune.data.arrays import npz_examples
 from tfmetaprune.data.conversion import check_batch_size
@@ -86,7 +87,7 @@ def load(
 
 def is_downloaded(name) -> bool:
     """Whether `load` would download a data set: it is neither a path nor of an installed package, as "digits" is."""
-    return not _is_path(name) and name.partition("/")[0] not in ("digits", *PACKAGES)
+    return not _is_path(name) and re.split("[/:]", name)[0] not in ("digits", *PACKAGES)
 
 
 def _is_path(name) -> bool:

@@ -3,6 +3,8 @@
 As for channels, the network is run as it will be after pruning, and gradients pass the hard masks straight through.
 """
 
+import abc
+
 import numpy as np
 
 from tfmetaprune._keras import tf
@@ -47,6 +49,7 @@ class SparseObjective(Objective):
             decoded[kernel.key] = kernel.from_matrix(matrix * mask)
         return decoded, tf.ones(self.num_units)
 
+    @abc.abstractmethod
     def masks(self, matrices, score, target, noise):
         """Returns a mask for each kernel.
 
@@ -59,7 +62,6 @@ class SparseObjective(Objective):
         Returns:
           float32 of 0 and 1 in the matrices' shapes; gradients reach matrices and score through them.
         """
-        raise NotImplementedError(f"{type(self).__name__}.masks")
 
 
 class UnstructuredObjective(SparseObjective):
