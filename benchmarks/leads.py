@@ -5,9 +5,9 @@ import math
 import numpy as np
 from rivals import CRITERIA
 
-from tfmetaprune.choosing import FULL
 from tfmetaprune.metatrain.select import paired
 from tfmetaprune.report.plots import plot_accuracy_curves
+from tfmetaprune.ways import FULL
 
 WIDTHS = "'s widths, "  # stands between a metanetwork's name and the order of a control
 CHOICE = "choice"  # of `prune` between the criteria that are tried by default, by the error of the outputs

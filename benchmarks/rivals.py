@@ -3,12 +3,12 @@
 import pathlib
 from typing import NamedTuple
 
-from tfmetaprune.choosing import FULL, Strength
 from tfmetaprune.errors import ArgumentError
 from tfmetaprune.metanet import MetaNetwork, load_metanetwork
 from tfmetaprune.metanet.pretrained import load_card
 from tfmetaprune.metatrain.data_models import DataModelFile
 from tfmetaprune.metatrain.select import digest
+from tfmetaprune.ways import FULL, Strength
 
 FIRST_SEED = 1010
 VARIANTS = (0, 1, 2, 3)

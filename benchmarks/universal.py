@@ -32,7 +32,7 @@ from rivals import (
 )
 
 from tfmetaprune._keras import keras
-from tfmetaprune.choosing import DEFAULT_CRITERIA, FULL, Rewritten, output_errors, weaken
+from tfmetaprune.choosing import Rewritten, weaken
 from tfmetaprune.data import load
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.metanet import save_metanetwork
@@ -47,8 +47,10 @@ from tfmetaprune.metatrain.select import (
     repaired_models,
 )
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
+from tfmetaprune.output_errors import output_errors
 from tfmetaprune.pruning import make_plan, scorer
 from tfmetaprune.pruning.plan import SMALL_STEP
+from tfmetaprune.ways import DEFAULT_CRITERIA, FULL
 
 TITLE = "Metanetworks on networks they have not seen"
 ORDERS = {"random order": "random", "group_l2 order": "group_l2"}

@@ -7,26 +7,17 @@ import pytest
 
 from tfmetaprune import choosing
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.choosing import (
-    STRENGTHS,
-    Attempt,
-    Rewritten,
-    Strength,
-    Way,
-    best_attempt,
-    choose_channels,
-    output_errors,
-    rewrite,
-    ways_to_try,
-    weaken,
-)
+from tfmetaprune.choosing import Attempt, Rewritten, best_attempt, choose_channels, rewrite, weaken
 from tfmetaprune.errors import DataError, NothingToPruneError
+from tfmetaprune.graph import channel_statistics
 from tfmetaprune.graph.schema import CHANNEL, PARAMETERS, SCORE, WEIGHT
 from tfmetaprune.latency_target import LatencyTarget
 from tfmetaprune.layers import get_weight
 from tfmetaprune.metatrain.zoo import residual_cnn
+from tfmetaprune.output_errors import output_errors
 from tfmetaprune.pruning import make_plan
 from tfmetaprune.trace import trace_model
+from tfmetaprune.ways import STRENGTHS, Strength, Way, ways_to_try
 
 
 def _scaled(factors, shape=(3,)):
@@ -48,6 +39,24 @@ def test_output_errors_are_relative_to_the_variance(shape):
     power, variance = np.mean(x.astype(float) ** 2), np.mean(np.var(x.astype(float), over))
     wanted = [0.0, 0.5 * 0.25 * power / (4 * variance), 0.5 * 4 * power / variance]  # the mean over two outputs
     np.testing.assert_allclose(output_errors(trace_model(model), others, data), wanted, rtol=1e-5)
+
+
+def test_batches_that_a_model_requires_stay_whole():
+    """In what measures on inputs; where it takes parts of batches, of other models."""
+
+    def model(size):
+        inputs = keras.Input((6, 3), batch_size=size)
+        hidden = keras.layers.Dense(5, "relu")(inputs)
+        flat = keras.layers.Flatten()(hidden) if size is None else tf.reshape(hidden, (size, 30))
+        return keras.Model(inputs, keras.layers.Dense(2)(flat))
+
+    free, fixed, other = model(None), model(80), model(80)
+    fixed.set_weights(free.get_weights())
+    _, data = _batches(240, (6, 3), size=80)
+    found = output_errors(trace_model(fixed), [other, fixed], data, num_samples=100)
+    assert found == [output_errors(trace_model(fixed), [other], data.take(2))[0], 0.0] and found[0] > 0
+    few, whole = (channel_statistics(trace_model(each), data, num_samples=100 if each is fixed else 160) for each in (fixed, free))
+    np.testing.assert_allclose(few[:, :2], whole[:, :2], atol=1e-5)  # the Fisher information is of drawn directions
 
 
 def test_output_errors_read_what_they_are_told_to():

@@ -9,7 +9,7 @@ import pytest
 from zoo import ZOO, random_inputs
 
 import tfmetaprune
-from tfmetaprune import choosing, pipeline
+from tfmetaprune import choosing, pipeline, ways
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import (
     ArgumentError,
@@ -126,7 +126,7 @@ def test_same_seed_same_result(model, metanetwork):
 
 
 def test_metanetwork_changes_weights_and_plan(model, metanetwork, monkeypatch):
-    monkeypatch.setattr(choosing, "STRENGTHS", (choosing.FULL,))
+    monkeypatch.setattr(ways, "STRENGTHS", (ways.FULL,))
     options = {"speedup": 2.0, "finetune": None, "repair": None}
     with_it = tfmetaprune.prune(model, make_data(64), metanetwork=metanetwork, **options)
     identity = tfmetaprune.prune(model, make_data(64), metanetwork=tfmetaprune.MetaNetwork(), **options)
@@ -350,19 +350,19 @@ def test_default_is_the_way_whose_outputs_stay_nearest(model, metanetwork, monke
     found = tfmetaprune.prune(model, data, finetune=None, repair=repair)
     candidates = json.loads(json.dumps(found.report))["ways"]
     assert loaded == ["universal"] and found.report["metanetwork_note"] is None
-    strengths = choosing.STRENGTHS[: 1 if repair == "default" else None]
-    ways = [("group_l2", None, None), ("group_l2_fisher", None, None), *(("group_l2", "universal", each._asdict()) for each in strengths)]
-    assert [(each["criterion"], each["metanetwork"], each["strength"]) for each in candidates] == ways
+    strengths = ways.STRENGTHS[: 1 if repair == "default" else None]
+    tried = [("group_l2", None, None), ("group_l2_fisher", None, None), *(("group_l2", "universal", each._asdict()) for each in strengths)]
+    assert [(each["criterion"], each["metanetwork"], each["strength"]) for each in candidates] == tried
     wanted = model(x).numpy()
     spread = np.mean((wanted - wanted.mean(0)) ** 2)
     results = []
-    for criterion, name, strength in ways:
-        monkeypatch.setattr(choosing, "STRENGTHS", (choosing.Strength(**strength or {}),))
+    for criterion, name, strength in tried:
+        monkeypatch.setattr(ways, "STRENGTHS", (ways.Strength(**strength or {}),))
         results.append(tfmetaprune.prune(model, data, finetune=None, repair=repair, criterion=criterion, metanetwork=name))
     errors = [np.mean((result.model(x).numpy() - wanted) ** 2) / spread for result in results]
     np.testing.assert_allclose([each["error"] for each in candidates], errors, rtol=1e-3)
     best = int(np.argmin(errors))
-    assert (found.report["criterion"], found.report["metanetwork"], found.report["strength"]) == ways[best]
+    assert (found.report["criterion"], found.report["metanetwork"], found.report["strength"]) == tried[best]
     assert len({*np.round(errors, 6)}) >= 3
     np.testing.assert_allclose(found.model(x), results[best].model(x), atol=1e-3 * spread**0.5)
 
@@ -384,7 +384,7 @@ def test_a_way_that_fails_is_left_out(model, monkeypatch):
         patch.setattr(choosing, "try_way", some)
         report = tfmetaprune.prune(model, data, finetune=None, repair="bn").report
     assert (report["criterion"], report["metanetwork"]) == ("group_l2_fisher", None)
-    told, learnt = "expected a speed-up of 3, got 2", len(choosing.STRENGTHS)
+    told, learnt = "expected a speed-up of 3, got 2", len(ways.STRENGTHS)
     assert [each["failure"] for each in report["ways"]] == [told, None, *[told] * learnt]
     assert [each["error"] is None for each in report["ways"]] == [True, False, *[True] * learnt]
     with monkeypatch.context() as patch:

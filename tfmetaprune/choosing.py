@@ -4,100 +4,25 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tfmetaprune._keras import tf
-from tfmetaprune.errors import DataError, NothingToPruneError, TFMetaPruneError
-from tfmetaprune.graph import channel_statistics, logits_of
+from tfmetaprune.errors import NothingToPruneError, TFMetaPruneError
+from tfmetaprune.graph import channel_statistics
 from tfmetaprune.latency_target import LatencyTarget, measure_with, prune_to_latency
 from tfmetaprune.layers import get_weight
 from tfmetaprune.metanet.generate import generate
-from tfmetaprune.metanet.pretrained import DEFAULT_NAME
+from tfmetaprune.output_errors import output_errors
 from tfmetaprune.pruning import PruningPlan, make_plan, needs_statistics, rebuild_model, repair_model, scorer
-from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.pruning.search import search_scores
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import ModelTrace
+from tfmetaprune.ways import FULL, Strength, Way
 
-DEFAULT_CRITERIA = ("group_l2", "group_l2_fisher")  # that "default" chooses from
-NUM_COMPARED = 1024  # inputs at most that outputs are compared on
-_CHUNK = 64  # of them that are run at once
 _LEAST_SPEEDUP = 1.1  # below which no other is tried where a latency is asked for
 LATENCY_SPEEDUP = 4.0  # MACs ratio that channels are chosen for where a latency in milliseconds is asked for
-_VARIES = 1e-9  # the least share of an output's power that counts as its variance
-
-
-class Strength(NamedTuple):
-    """How much of a metanetwork is used.
-
-    Attributes:
-      scores: share in [0, 1] of its ranking; the rest is that of "group_l2_fisher" for the network as it was.
-      weights: how far the weights go from the network's own to those that the metanetwork makes, in [0, 1].
-    """
-
-    scores: float = 1.0
-    weights: float = 1.0
-
-
-FULL = Strength()
-STRENGTHS = (FULL, Strength(1.0, 0.5), Strength(1.0, 0.0), Strength(0.5, 0.0))  # that are tried where weights count (docs/strength.md)
-
-
-class Way(NamedTuple):
-    """A way to choose channels: a criterion, and a metanetwork on top of it.
-
-    Attributes:
-      criterion: as for `prune`, not "default".
-      metanetwork: as for `prune`, not "default".
-      strength: how much of the metanetwork is used.
-    """
-
-    criterion: Any
-    metanetwork: Any = None
-    strength: Strength = FULL
-
-
-def ways_to_try(criterion, metanetwork, *, drops_channels, train_data, repair="default", prepare=None) -> tuple[list[Way], str | None]:
-    """Finds the ways to choose channels that the arguments leave open.
-
-    Where there are data to compare on, `criterion` "default" is each of `DEFAULT_CRITERIA`, and with it `metanetwork` "default" is the
-    default one on top of the first, and none. A criterion that is named is used as it is. A metanetwork is tried at each of `STRENGTHS`;
-    not before least squares, which fits the model's own weights whatever they were changed to.
-
-    Args:
-      criterion: as for `prune`.
-      metanetwork: as for `prune`.
-      drops_channels: whether channels go.
-      train_data: as for `prune`.
-      repair: as for `prune`.
-      prepare: as for `prune`.
-
-    Returns:
-      The ways, and why the default metanetwork is not among them, a sentence; None where it is, or another was asked for.
-    """
-    is_default, is_named = isinstance(metanetwork, str) and metanetwork == "default", criterion != "default"
-    note = None
-    if is_default and not drops_channels:
-        note = "None is the default for zeros: what 'digits_sparse' gains has not been measured behind a fine-tuning."
-    elif is_default and prepare is not None:
-        note = f"None was used, as the training before pruning ({prepare}) has learnt what goes."
-    elif is_default and train_data is None:
-        note = "None was used, as the shipped ones measure channels on train_data, and there is none."
-    elif is_default and is_named:
-        note = "None was used, as a criterion was named. Name a metanetwork too to use it on top."
-    weights_count = drops_channels and train_data is not None and repair not in ("default", "least_squares")
-    strengths = STRENGTHS if weights_count else STRENGTHS[:1]
-    if not is_default and metanetwork is not None:
-        base = criterion if is_named else DEFAULT_CRITERIA[0]
-        return [Way(base, metanetwork, strength) for strength in strengths], None
-    if is_named:
-        return [Way(criterion)], note
-    can_compare = drops_channels and train_data is not None and prepare is None
-    ways = [Way(each) for each in (DEFAULT_CRITERIA if can_compare else DEFAULT_CRITERIA[:1])]
-    learnt = [Way(DEFAULT_CRITERIA[0], DEFAULT_NAME, strength) for strength in strengths] if is_default and not note else []
-    return [*ways, *learnt], note
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,56 +167,6 @@ def best_attempt(trace: ModelTrace, ways: Sequence[Way], attempt: Callable, data
         {"error": None if way in failures else errors[way], "failure": str(failures[way]) if way in failures else None} for way in ways
     ]  # fmt: skip
     return attempts[min(errors, key=errors.get)], found
-
-
-def output_errors(trace: ModelTrace, others: Sequence, dataset, *, num_samples=NUM_COMPARED) -> list[float]:
-    """Measures how far other models' outputs are from a model's; logits count in place of a softmax.
-
-    Args:
-      trace: the traced model, whose outputs are right.
-      others: models of the same inputs and outputs.
-      dataset: batches of inputs, or of (inputs, labels, ...); labels are not used.
-      num_samples: how many inputs are read at most.
-
-    Returns:
-      For each of the others the mean squared difference of an output, relative to its variance over samples and positions, the mean
-      over those outputs that vary (relative to the mean square, if none does); infinity where it is not a finite number.
-
-    Raises:
-      DataError: there are no data, or they do not fit the model.
-    """
-    count, moments, squares = 0, None, 0.0
-    for batch in dataset:
-        inputs = [value[: num_samples - count] for value in model_inputs(trace.model, batch)]
-        for begin in range(0, int(inputs[0].shape[0]), _CHUNK):
-            chunk = [value[begin : begin + _CHUNK] for value in inputs]
-            wanted = _outputs(trace, trace.model, chunk)
-            new = [np.stack([np.full(y.shape[1], len(y)), np.sum(y, 0), np.sum(y**2, 0)]) for y in wanted]
-            moments = new if moments is None else [before + after for before, after in zip(moments, new)]
-            made = (_outputs(trace, other, chunk) for other in others)  # one at a time
-            squares = squares + np.array([[np.sum((y - right) ** 2) for y, right in zip(each, wanted, strict=True)] for each in made])
-        count += int(inputs[0].shape[0])
-        if count >= num_samples:
-            break
-    if not count:
-        raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
-    powers = np.array([np.sum(square) for _, _, square in moments])
-    variances = np.array([np.sum(square - total**2 / number) for number, total, square in moments])
-    varies = variances > _VARIES * powers
-    scales = np.where(varies, variances, np.maximum(powers, np.finfo(float).tiny))
-    errors = (squares / scales)[:, varies if varies.any() else slice(None)].mean(1)
-    return [float(error) if np.isfinite(error) else math.inf for error in errors]
-
-
-def _outputs(trace, model, inputs) -> list[np.ndarray]:
-    """float64 [samples and positions, channels] of each output; one column where the number of channels is not fixed."""
-    outputs = tf.nest.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False))
-    rows = []
-    for tensor, output in zip(trace.outputs, outputs, strict=True):
-        shape = trace.shapes[tensor]
-        values = logits_of(trace, tensor, tf.cast(output, tf.float64)).numpy()
-        rows.append(values.reshape(-1, shape[-1] if len(shape) > 1 and shape[-1] else 1))
-    return rows
 
 
 def rewrite(trace: ModelTrace, metanetwork, dataset, *, criterion="group_l2", seed=0, measure=None) -> Rewritten:

@@ -17,7 +17,7 @@ from tfmetaprune.arguments import (
     refuse_unused,
     zeros_repair,
 )
-from tfmetaprune.choosing import choose_channels, rewrite, ways_to_try
+from tfmetaprune.choosing import choose_channels, rewrite
 from tfmetaprune.data import as_dataset, check_data
 from tfmetaprune.data.conversion import shuffled_dataset
 from tfmetaprune.finetuning import (
@@ -47,6 +47,7 @@ from tfmetaprune.record import record_network
 from tfmetaprune.report.folder import atomic_folder, write_result
 from tfmetaprune.report.progress import progress_bar
 from tfmetaprune.trace import trace_model
+from tfmetaprune.ways import ways_to_try
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -257,6 +257,25 @@ def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
     return [values[tensor] for tensor in trace.outputs]
 
 
+def required_batch_size(trace: ModelTrace, inputs) -> int | None:
+    """Returns how many examples the model has to be called on at once; None if any number will do.
+
+    A model of a fixed batch size mostly takes any number when it is walked through; it does not where, say, a reshape names the size.
+
+    Args:
+      trace: the traced model.
+      inputs: tensors for the model's inputs, in order, of one example at least.
+    """
+    size = trace.model.inputs[0].shape[0]
+    if size is None:
+        return None
+    try:
+        outputs = run(trace, [tf.repeat(value[:1], size + 1, axis=0) for value in inputs])
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        return size
+    return None if all(output.shape[0] == size + 1 for output in outputs) else size
+
+
 def call_arguments(call: LayerCall, values: Mapping) -> tuple:
     """Returns the args and kwargs of a call in inference mode.
 

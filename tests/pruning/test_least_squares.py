@@ -1,8 +1,10 @@
 """Repair by least squares: exact where it can be, the same however it is streamed, and better than BN statistics alone."""
 
+import contextlib
+
 import numpy as np
 import pytest
-from checks import half_plan, outputs_of, random_inputs, relative_difference
+from checks import half_plan, outputs_of, random_inputs, randomize_weights, relative_difference
 from random_models import Program, Step, build
 from random_steps import STEPS
 from zoo import ZOO
@@ -10,7 +12,7 @@ from zoo import ZOO
 from tfmetaprune import interop
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import augment, load
-from tfmetaprune.errors import ArgumentError, DataError
+from tfmetaprune.errors import ArgumentError, DataError, UnsupportedModelError
 from tfmetaprune.metatrain.zoo import accuracy, dataset_arrays, residual_cnn, train_data_model
 from tfmetaprune.pruning import (
     fit_least_squares,
@@ -22,7 +24,8 @@ from tfmetaprune.pruning import (
     reestimate_bn,
     repair_model,
 )
-from tfmetaprune.trace import trace_model
+from tfmetaprune.pruning.search import search_scores
+from tfmetaprune.trace import required_batch_size, trace_model
 
 L = keras.layers
 EXACT = {"ridge": 1e-9}
@@ -282,6 +285,38 @@ def test_few_samples_are_used_where_memory_is_short():
     keep = half_plan(trace).keep
     fitted = fit_least_squares(trace, keep, data_for(model, 50), memory_bytes=10 * 2**12)
     assert 1 <= fitted.num_samples < 20 and fitted.solved
+
+
+def _batch_of(size, flatten):
+    """A CNN for batches of one size (None: of any) that `flatten` makes vectors in."""
+    inputs = keras.Input((6, 6, 3), batch_size=size)
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(inputs)))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(x)))
+    return randomize_weights(keras.Model(inputs, L.Dense(4)(flatten(x))))
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_batch_size_that_a_model_requires(size):
+    """The same repairs as of the model that takes any number of inputs."""
+    free, fixed = _batch_of(None, L.Flatten()), _batch_of(size, lambda x: tf.reshape(x, (size, -1)))
+    fixed.set_weights(free.get_weights())
+    trace, other = trace_model(free), trace_model(fixed)
+    x = random_inputs(free, 44)[0]
+    assert required_batch_size(trace, [x]) is None and required_batch_size(other, [x]) == size
+    assert required_batch_size(trace_model(_batch_of(size, L.Flatten())), [x]) is None
+    keep = half_plan(trace).keep
+    data = tf.data.Dataset.from_tensor_slices(x[:40]).batch(size)
+    one, two = fit_least_squares(trace, keep, data, num_samples=40), fit_least_squares(other, keep, data, num_samples=43)
+    assert one.num_samples == two.num_samples == 40 and len(one.solved) == len(two.solved) == 3
+    for value, twin in zip(one.weights.values(), two.weights.values(), strict=True):
+        np.testing.assert_allclose(value, twin, rtol=1e-3, atol=1e-4)
+    assert fit_least_squares(other, keep, data, memory_bytes=1).num_samples == size
+    with pytest.raises(UnsupportedModelError, match="requires batches of 1") if size == 1 else contextlib.nullcontext():
+        assert search_scores(other, np.zeros(len(keep), np.float32), data, speedup=2.0, steps=1).any()
+    plan = plan_from_keep(other, keep)
+    for repair in ("bn", "data_free"):
+        small, report = repair_model(other, plan, rebuild_model(other, plan), data, repair)
+        assert report["method"] == repair and small.output_shape == (size, 4)
 
 
 def test_fewer_rows_than_columns_are_solved_by_the_dual():

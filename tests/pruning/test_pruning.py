@@ -450,6 +450,51 @@ def test_a_functional_model_with_a_call_of_its_own_is_refused():
         trace_model(Halved(plain.input, plain.output))
 
 
+class Counting(keras.Sequential):
+    """Counts its training steps."""
+
+    steps = 0
+
+    def train_step(self, data):
+        type(self).steps += 1
+        return super().train_step(data)
+
+
+class Fixed(keras.Sequential):
+    """Makes its layers itself."""
+
+    def __init__(self, layers=None, name=None):
+        super().__init__([keras.layers.Dense(6, input_shape=(3,)), keras.layers.Dense(2)], name=name)
+
+
+class Sized(keras.Model):
+    """Has a constructor of its own."""
+
+    def __init__(self, units):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, keras.layers.Dense(2)(keras.layers.Dense(units)(inputs)))
+
+
+def test_the_class_of_a_model_is_kept_where_it_can_be_made_anew():
+    for first in (keras.layers.Dense(6, input_shape=(3,)), keras.layers.Dense(6)):  # with an input layer, and without
+        model = Counting([first, keras.layers.Dense(2)], name="counting")
+        model.build((None, 3))
+        small = rebuild_model(trace_model(model), make_plan(trace_model(model), speedup=2.0))
+        assert type(small) is Counting and small.name == "counting" and small.layers[0].units < 6
+        small.compile("sgd", "mse", run_eagerly=True)
+        before = Counting.steps
+        small.fit(np.zeros((4, 3)), np.zeros((4, 2)), batch_size=2, verbose=0)
+        assert Counting.steps == before + 2
+
+
+@pytest.mark.parametrize("make, plain", [(Fixed, keras.Sequential), (lambda: Sized(6), keras.Model)], ids=["layers", "constructor"])
+def test_a_class_that_cannot_be_made_anew_is_told(make, plain):
+    trace = trace_model(make())
+    with pytest.warns(UserWarning, match=f"a plain {plain.__name__},"):
+        small = rebuild_model(trace, make_plan(trace, speedup=2.0))
+    assert isinstance(small, plain) and not isinstance(small, (Fixed, Sized)) and small.layers[-2].units < 6
+
+
 def test_statistics_of_padded_series_are_those_of_keras():
     inputs = keras.Input((6, 3))
     x = keras.layers.LSTM(5, return_sequences=True)(keras.layers.Masking()(inputs))

@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from typer.testing import CliRunner
 
-from tfmetaprune import MetaNetConfig, MetaNetwork, choosing, data, pipeline, report_measurements
+from tfmetaprune import MetaNetConfig, MetaNetwork, data, pipeline, report_measurements, ways
 from tfmetaprune._keras import keras
 from tfmetaprune.cli import app
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
@@ -43,7 +43,7 @@ def folder(tmp_path_factory, digits):
     for variable in network.trainable_variables:  # an untrained one changes nothing
         variable.assign_add(keras.backend.random_normal(variable.shape, stddev=0.05, seed=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "STRENGTHS", (choosing.FULL,))  # its weights are used
+        patch.setattr(ways, "STRENGTHS", (ways.FULL,))  # its weights are used
         result = pipeline.prune(
             residual_cnn((8, 8, 1), 10, widths=(8, 12)), digits.train, validation_data=digits.validation, speedup=2.0,
             metanetwork=network, finetune=1, repair="bn",

@@ -5,7 +5,7 @@ import numpy as np
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 from tfmetaprune.graph.schema import STATISTICS_NAMES
-from tfmetaprune.trace import activation_of, carry_mask, input_keys, map_inputs, run
+from tfmetaprune.trace import activation_of, carry_mask, input_keys, map_inputs, required_batch_size, run
 
 _CHUNK, _CHUNK_BYTES = 32, 2 * 2**30  # samples in one backward pass, and their activations, so that large networks fit into memory
 _LIMIT = 10.0  # of a log ratio
@@ -24,7 +24,7 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
     Args:
       trace: a `ModelTrace`.
       dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, list or dict of several inputs.
-      num_samples: at most so many samples are read.
+      num_samples: at most so many samples are read; whole batches, where the model requires them.
       seed: of v.
 
     Returns:
@@ -55,8 +55,8 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
 
 
 def _chunks(trace, dataset, num_samples):
-    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all."""
-    left = num_samples
+    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all; whole batches where the model requires them."""
+    left, required = num_samples, None
     for batch in dataset:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(x, dict):
@@ -75,7 +75,9 @@ def _chunks(trace, dataset, num_samples):
                 f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
                 f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
             )
-        size, chunk = min(left, len(inputs[0])), _chunk_size(trace, inputs)
+        required = required_batch_size(trace, inputs) if left == num_samples else required
+        size, chunk = min(left, len(inputs[0])), required or _chunk_size(trace, inputs)
+        size = size if required is None else max(size // required, 1) * required
         for begin in range(0, size, chunk):
             yield [value[begin : min(begin + chunk, size)] for value in inputs]
         left -= size

@@ -49,6 +49,8 @@ def fold_averages(trace: ModelTrace, keep, *, weights: Mapping | None = None, nu
             for one in maps:
                 _watch(one, call, args, kwargs, result, seen)
             made = tf.nest.flatten(call.layer(*args, **kwargs))
+            if trace.model.inputs[0].shape[0] is not None:  # a reshape may name the batch size: what it makes of others is not known
+                made = [value if value.shape.rank and value.shape[0] == num_samples else None for value in made]
             for one, moments in seen:
                 (solved if _absorb(trace, one, moments, result) else left_alone).append(call.title)
         drawn.update(zip(call.outputs, made))

@@ -30,6 +30,7 @@ class Sides:
       size: inputs in the chunk.
       num_samples: inputs in all chunks.
       num_calls: how many calls of the layer there are.
+      fewest: inputs that the layer can be called on: 1, or the chunk's where the model requires its batch size.
       old, new: the tensors that the call reads in either network.
       run_old, run_new: `run(count)` calls the layer on the first `count` inputs of the chunk.
     """
@@ -39,6 +40,7 @@ class Sides:
     size: int
     num_samples: int
     num_calls: int
+    fewest: int
     old: tuple
     new: tuple
     run_old: Callable
@@ -101,14 +103,14 @@ class KernelFit:
         made = []
         try:
             with watching(self.map.watched, lambda *arguments: made.append(self.map.apply(*arguments))):
-                sides.run_old(1)
+                sides.run_old(sides.fewest)
             if len(made) != 1:
                 self.reason = "it is called inside a loop"
                 return
             count = self._wanted(sides, made[0].shape[1]) - sides.first
             if count <= 0:
                 return
-            self._collect(sides, min(count, sides.size))
+            self._collect(sides, min(max(count, sides.fewest), sides.size))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             self.reason = f"it cannot be called with another kernel ({str(error).splitlines()[0]})"
 

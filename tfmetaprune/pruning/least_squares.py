@@ -18,7 +18,7 @@ from tfmetaprune.pruning.fits import KernelFit, MeanFit, Sides
 from tfmetaprune.pruning.linear_maps import find_maps
 from tfmetaprune.pruning.masking import absorbs_mean, is_batch_norm, masked_calls
 from tfmetaprune.pruning.repair import model_inputs
-from tfmetaprune.trace import ModelTrace, call_arguments, run
+from tfmetaprune.trace import ModelTrace, call_arguments, required_batch_size, run
 
 RIDGE = 0.01
 NUM_SAMPLES = 1024
@@ -62,7 +62,8 @@ def fit_least_squares(
       ridge: how strongly it is drawn there, in units of the mean square of what the layer reads; above 0.
       num_samples: at most so many inputs are used.
       memory_bytes: of activations held at once; fewer inputs are used where they need more.
-      chunk: inputs in one call of a layer; the result does not depend on it. None: as many as take 128 MiB.
+      chunk: inputs in one call of a layer; the result does not depend on it. None: as many as take 128 MiB. Where the model has to be
+        called on batches of its fixed size, it is that size, and the examples that fill no batch are left out.
       seed: of the positions that are drawn.
 
     Raises:
@@ -76,20 +77,24 @@ def fit_least_squares(
     keep = np.asarray(keep, bool)
     if keep.all() and not weights:
         return Fitted({}, (), (), 0)
-    inputs = _read_inputs(trace, dataset, num_samples, memory_bytes, chunk)
-    walk = _Walk(trace, keep, dict(weights or {}), inputs, ridge, seed)
+    inputs, batch_size = _read_inputs(trace, dataset, num_samples, memory_bytes, chunk)
+    walk = _Walk(trace, keep, dict(weights or {}), inputs, ridge, seed, batch_size is not None)
     walk.walk()
     return Fitted(walk.weights, tuple(walk.solved), tuple(walk.left_alone), sum(walk.sizes))
 
 
-def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[tf.Tensor]]:
-    """Reads the calibration inputs: for each of the model's inputs a list of chunks."""
-    batches, count = [], 0
+def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> tuple[list[list[tf.Tensor]], int | None]:
+    """Reads the calibration inputs: for each of the model's inputs a list of chunks; and the batch size that the model requires."""
+    batches, count, batch_size = [], 0, None
     for batch in dataset:
         inputs = model_inputs(trace.model, batch)
         if not batches:
-            size = bytes_per_sample(trace, [value[:1] for value in inputs])
+            batch_size = required_batch_size(trace, inputs)
+            size = bytes_per_sample(trace, [value[: batch_size or 1] for value in inputs])
             num_samples = min(num_samples, max(1, memory_bytes // size))
+            if batch_size is not None:
+                num_samples = max(batch_size, num_samples // batch_size * batch_size)
+                chunk = batch_size
             chunk = max(1, CHUNK_BYTES // size) if chunk is None else chunk
         batches.append([value[: num_samples - count] for value in inputs])
         count += int(batches[-1][0].shape[0])
@@ -100,8 +105,9 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> list[list[
     chunks = []
     for alike in of_one_shape(batches):
         whole = [tf.concat(parts, 0) for parts in zip(*alike)]
-        chunks += [[value[begin : begin + chunk] for value in whole] for begin in range(0, len(whole[0]), chunk)]
-    return [list(each) for each in zip(*chunks)]
+        end = len(whole[0]) if batch_size is None else len(whole[0]) // chunk * chunk
+        chunks += [[value[begin : begin + chunk] for value in whole] for begin in range(0, end, chunk)]
+    return [list(each) for each in zip(*chunks)], batch_size
 
 
 def of_one_shape(batches) -> list[list]:
@@ -113,7 +119,7 @@ def of_one_shape(batches) -> list[list]:
 
 
 def bytes_per_sample(trace, inputs) -> int:
-    """What the activations that are needed at once take, of both networks; measured on one input."""
+    """What the activations that are needed at once take, of both networks, by example; measured on these inputs."""
     sizes = {tensor: _bytes(value) for tensor, value in zip(trace.inputs, inputs)}
 
     def call_layer(index, call, *args, **kwargs):
@@ -133,7 +139,7 @@ def bytes_per_sample(trace, inputs) -> int:
         live |= {*call.outputs}
         most = max(most, 2 * sum(sizes[tensor] for tensor in live))
         live = {tensor for tensor in live if last.get(tensor, -1) > index}
-    return most
+    return -(-most // int(inputs[0].shape[0]))
 
 
 def _bytes(value) -> int:
@@ -152,8 +158,9 @@ class _Walk:
     back to the first. No other layer is fitted in between.
     """
 
-    def __init__(self, trace, keep, weights, inputs, ridge, seed):
+    def __init__(self, trace, keep, weights, inputs, ridge, seed, whole_chunks):
         self.trace, self.keep, self.weights, self.ridge, self.seed = trace, keep, weights, ridge, seed
+        self.whole_chunks = whole_chunks  # whether layers can only be called on whole chunks
         self.rewritten = {path for path, _ in weights}
         self.sizes = [int(value.shape[0]) for value in inputs[0]]
         self.old = dict(zip(trace.inputs, inputs))  # tensor -> its chunks in the original
@@ -256,7 +263,7 @@ class _Walk:
 
         old, new = (tuple(values[tensor][number] for tensor in call.inputs) for values in (self.old, self.new))
         return Sides(
-            index, first, size, sum(self.sizes), len(self.calls_of[id(call.layer)]), old, new,
+            index, first, size, sum(self.sizes), len(self.calls_of[id(call.layer)]), size if self.whole_chunks else 1, old, new,
             run_side(self.old, call.layer), run_side(self.new, functools.partial(self.call_masked, index, call)),
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Builds the smaller model: the same layers, narrower, with the weights that remain."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,6 +25,9 @@ def rebuild_model(trace: ModelTrace, plan: PruningPlan, weights: Mapping | None 
     Returns:
       A tf_keras model of the same kind, with the same names, nesting, trainable flags and compile state (a fresh
       optimizer).
+
+    Warns:
+      UserWarning: a class of the user's cannot be made of layers, or of inputs and outputs; a plain model takes its place.
 
     Raises:
       ArgumentError: `weights` names a weight that the model does not have, or has another shape.
@@ -86,19 +90,31 @@ class _Builder:
         return self._model(old, inputs, outputs)
 
     def _model(self, old, inputs, outputs):
+        """Puts a model of the old one's class together, which may have a training step of its own."""
+        layers = [self.new_layers[id(layer)] for layer in old.layers if id(layer) in self.new_layers]  # those that are called
         if isinstance(old, keras.Sequential):
-            layers = [self.new_layers[id(layer)] for layer in old.layers]
-            if not old._has_explicit_input_shape or not old._self_tracked_trackables:
-                return keras.Sequential(layers, name=old.name)
-            first = self.new_layers[id(old.inputs[0]._keras_history.layer)]
-            return keras.Sequential([first, *layers], name=old.name)
-        nested = (tf.nest.pack_sequence_as(old._nested_inputs, inputs), tf.nest.pack_sequence_as(old._nested_outputs, outputs))
-        if type(old) is not type(keras.Model(*nested)):
-            try:  # a subclass of Model with a training step of its own, made functionally
-                return type(old)(inputs=nested[0], outputs=nested[1], name=old.name)
-            except TypeError:
-                pass
-        return keras.Model(inputs=nested[0], outputs=nested[1], name=old.name)
+            explicit = old._has_explicit_input_shape and old._self_tracked_trackables
+            first = [self.new_layers[id(old.inputs[0]._keras_history.layer)]] if explicit else []
+            plain, arguments = keras.Sequential, {"layers": [*first, *layers]}
+        else:
+            plain, arguments = keras.Model, {
+                "inputs": tf.nest.pack_sequence_as(old._nested_inputs, inputs),
+                "outputs": tf.nest.pack_sequence_as(old._nested_outputs, outputs),
+            }  # fmt: skip
+        if type(old) not in (keras.Sequential, keras.Sequential.__mro__[1]):
+            try:
+                new = type(old)(**arguments, name=old.name)
+                if {id(layer) for layer in new.layers} == {id(layer) for layer in layers}:
+                    return new
+                reason = "one of other layers"
+            except TypeError as error:
+                reason = str(error)
+            warnings.warn(
+                f"Model {old.name!r}: expected a {type(old).__name__} that can be made of {' and '.join(arguments)}, got {reason}. "
+                f"The new model is a plain {plain.__name__}, which trains as Keras does; let its constructor take them and a name.",
+                stacklevel=2,
+            )  # fmt: skip
+        return plain(**arguments, name=old.name)
 
     def _run(self, step, values):
         """Calls the new layer (or nested model) of a step on symbolic tensors; adds its outputs to `values`."""

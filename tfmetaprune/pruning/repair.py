@@ -7,7 +7,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
 from tfmetaprune.pruning.masking import batch_normalize, is_batch_norm
 from tfmetaprune.pruning.rebuild import replace_weights
-from tfmetaprune.trace import carry_mask, input_keys, run, trace_model
+from tfmetaprune.trace import carry_mask, input_keys, required_batch_size, run, trace_model
 
 SMALLEST_BATCH = 32  # inputs whose statistics are taken at once; smaller batches are put together
 
@@ -33,7 +33,7 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
         return replace_weights(model, {})
     statistics = tf.function(lambda inputs: _batch_statistics(trace, inputs), reduce_retracing=True)
     totals, count = None, 0
-    for inputs in itertools.islice(_batches(model, dataset), num_batches):
+    for inputs in itertools.islice(_batches(trace, dataset), num_batches):
         size = int(inputs[0].shape[0])
         try:
             new = {key: size * value.numpy() for key, value in statistics(inputs).items()}
@@ -50,12 +50,13 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
     return replace_weights(model, {tuple(key.rsplit("/", 1)): total / count for key, total in totals.items()})
 
 
-def _batches(model, dataset) -> Iterator[list]:
-    """Yields the inputs of batches, those of small ones put together as long as they are of one shape, and of any number."""
-    held, count = [], 0
+def _batches(trace, dataset) -> Iterator[list]:
+    """Yields the inputs of batches, those of small ones put together as long as they are of one shape, and the model takes any number."""
+    held, count, together = [], 0, None
     for batch in dataset:
-        inputs = model_inputs(model, batch)
-        if model.inputs[0].shape[0] is not None:
+        inputs = model_inputs(trace.model, batch)
+        together = required_batch_size(trace, inputs) is None if together is None else together
+        if not together:
             yield inputs
             continue
         if held and [value.shape[1:] for value in inputs] != [value.shape[1:] for value in held[0]]:

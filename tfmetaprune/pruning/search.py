@@ -9,14 +9,14 @@ differentiated) and through the masks to the scores. A channel that is silent th
 import numpy as np
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.errors import DataError
+from tfmetaprune.errors import DataError, UnsupportedModelError
 from tfmetaprune.pruning.least_squares import MEMORY_BYTES, bytes_per_sample, fit_least_squares, of_one_shape
 from tfmetaprune.pruning.masking import run_masked
 from tfmetaprune.pruning.plan import make_plan
 from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.pruning.straight_through import ChannelMasks
 from tfmetaprune.pruning.traced_fit import TracedFit
-from tfmetaprune.trace import ModelTrace
+from tfmetaprune.trace import ModelTrace, required_batch_size
 
 NUM_SAMPLES = 1024  # inputs that are read
 FITTED, COMPARED = 192, 256  # at most so many of them in each step: to fit on, and to compare outputs on
@@ -50,6 +50,7 @@ def search_scores(
       ArgumentError: `start` is not finite.
       DataError: there are no data, or they do not fit the model.
       NothingToPruneError: no channel can go, or the speed-up is out of reach.
+      UnsupportedModelError: the model takes one input at a time alone, of which outputs have no spread to measure errors by.
     """
     return Search(trace)(start, dataset, speedup=speedup, steps=steps, memory_bytes=memory_bytes, seed=seed, progress=progress)
 
@@ -75,10 +76,15 @@ class Search:
         if solved not in self._steps:
             self._steps[solved] = _Step(trace, TracedFit(trace, only=solved))
         step = self._steps[solved]
-        count = int(inputs[0].shape[0])
-        most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[:1] for value in inputs])))
-        num_fitted = min(FITTED, max(1, count // 2), max(1, most // 2))
-        num_compared = min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
+        count, batch_size = int(inputs[0].shape[0]), required_batch_size(trace, inputs)
+        if batch_size == 1:
+            raise UnsupportedModelError(
+                f"Model {trace.model.name!r}: expected one that several inputs can be searched on at once, got one that requires batches "
+                f"of 1. Make it with a larger batch size, or leave the search out."
+            )
+        most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[: batch_size or 1] for value in inputs])))
+        num_fitted = batch_size or min(FITTED, max(1, count // 2), max(1, most // 2))
+        num_compared = batch_size or min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
         rng = np.random.default_rng(seed)
         scores = tf.Variable(np.asarray(start, np.float32))
         optimizer = keras.optimizers.Adam(LEARNING_RATE, beta_2=0.99, jit_compile=False)
