@@ -484,6 +484,36 @@ class Subclassed(keras3.Model):
         return x
 
 
+class Weighted(keras3.Model):
+    """A functional model with a training step and an argument of its own."""
+
+    def __init__(self, inputs, outputs, weight=1.0, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self.weight = weight
+
+    def train_step(self, *args, **kwargs):
+        return super().train_step(*args, **kwargs)
+
+
+class Sized(keras3.Model):
+    """A functional model that makes its layers itself."""
+
+    def __init__(self, units):
+        inputs = keras3.Input((5,))
+        super().__init__(inputs, L.Dense(units)(inputs))
+
+
+def test_the_class_of_a_model_is_kept_or_told():
+    inputs = keras3.Input((5,))
+    model = Weighted(inputs, L.Dense(3)(inputs), weight=0.5, name="weighted")
+    back = to_keras3(to_tf_keras(model), model)
+    assert type(back) is Weighted and back.weight == 0.5 and back.name == "weighted"
+    model = Sized(4)
+    with pytest.warns(UserWarning, match="expected a Sized that can be made of inputs and outputs, got TypeError"):
+        back = to_keras3(to_tf_keras(model), model)
+    np.testing.assert_array_equal(back(np.eye(5)), model(np.eye(5)))
+
+
 class NoConfig(L.Layer):
     def __init__(self, array, **kwargs):
         super().__init__(**kwargs)

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfmetaprune._keras import tf
 from tfmetaprune.pruning.repair import model_inputs
-from tfmetaprune.trace import run
+from tfmetaprune.trace import in_parts, run
 
 _MAX_ROWS = 2048  # of a matrix whose correlations or singular values are computed; more are thinned out evenly
 _MAX_SAMPLES = 256  # of the data that activations are correlated over
@@ -59,9 +59,9 @@ def _thinned(rows):
 
 def activation_correlations(trace, dataset) -> dict[str, float]:
     """Returns layer path -> mean absolute correlation between two channels of what its first call makes, on the first batches."""
-    chunks, left = {}, _MAX_SAMPLES
-    for batch in dataset:
-        inputs = [value[:left] for value in model_inputs(trace.model, batch)]
+    chunks = {}
+    batches = (model_inputs(trace.model, batch) for batch in dataset)
+    for inputs in in_parts(trace, batches, _MAX_SAMPLES, lambda batch: len(batch[0])):
 
         def call_layer(index, call, *args, **kwargs):
             made = call.layer(*args, **kwargs)
@@ -74,8 +74,5 @@ def activation_correlations(trace, dataset) -> dict[str, float]:
             return made
 
         run(trace, inputs, call_layer)
-        left -= len(inputs[0])
-        if left <= 0:
-            break
     correlations = {path: _row_correlation(_thinned(np.concatenate(values, 1))) for path, values in chunks.items()}
     return {path: value for path, value in correlations.items() if value is not None}

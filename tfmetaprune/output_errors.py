@@ -9,10 +9,10 @@ from tfmetaprune._keras import tf
 from tfmetaprune.errors import DataError
 from tfmetaprune.graph import logits_of
 from tfmetaprune.pruning.repair import model_inputs
-from tfmetaprune.trace import ModelTrace, required_batch_size
+from tfmetaprune.trace import ModelTrace, in_parts
 
 NUM_COMPARED = 1024  # inputs at most that outputs are compared on
-_CHUNK = 64  # of them that are run at once
+_PART_SIZE = 64  # of them that are run at once
 _VARIES = 1e-9  # the least share of an output's power that counts as its variance
 
 
@@ -23,7 +23,7 @@ def output_errors(trace: ModelTrace, others: Sequence, dataset, *, num_samples=N
       trace: the traced model, whose outputs are right.
       others: models of the same inputs and outputs.
       dataset: batches of inputs, or of (inputs, labels, ...); labels are not used.
-      num_samples: how many inputs are read at most; whole batches, where the model requires them.
+      num_samples: how many inputs are read at most, see `in_parts`.
 
     Returns:
       For each of the others the mean squared difference of an output, relative to its variance over samples and positions, the mean
@@ -32,23 +32,15 @@ def output_errors(trace: ModelTrace, others: Sequence, dataset, *, num_samples=N
     Raises:
       DataError: there are no data, or they do not fit the model.
     """
-    count, required, moments, squares = 0, None, None, 0.0
-    for batch in dataset:
-        inputs = model_inputs(trace.model, batch)
-        required = required if count else required_batch_size(trace, inputs)
-        size, length = min(num_samples - count, len(inputs[0])), required or _CHUNK
-        size = size if required is None else max(size // required, 1) * required
-        for begin in range(0, size, length):
-            chunk = [value[begin : min(begin + length, size)] for value in inputs]
-            wanted = _outputs(trace, trace.model, chunk)
-            new = [np.stack([np.full(y.shape[1], len(y)), np.sum(y, 0), np.sum(y**2, 0)]) for y in wanted]
-            moments = new if moments is None else [before + after for before, after in zip(moments, new)]
-            made = (_outputs(trace, other, chunk) for other in others)  # one at a time
-            squares = squares + np.array([[np.sum((y - right) ** 2) for y, right in zip(each, wanted, strict=True)] for each in made])
-        count += size
-        if count >= num_samples:
-            break
-    if not count:
+    moments, squares = None, 0.0
+    batches = (model_inputs(trace.model, batch) for batch in dataset)
+    for part in in_parts(trace, batches, num_samples, lambda inputs: _PART_SIZE):
+        wanted = _outputs(trace, trace.model, part)
+        new = [np.stack([np.full(y.shape[1], len(y)), np.sum(y, 0), np.sum(y**2, 0)]) for y in wanted]
+        moments = new if moments is None else [before + after for before, after in zip(moments, new)]
+        made = (_outputs(trace, other, part) for other in others)  # one at a time
+        squares = squares + np.array([[np.sum((y - right) ** 2) for y, right in zip(each, wanted, strict=True)] for each in made])
+    if moments is None:
         raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
     powers = np.array([np.sum(square) for _, _, square in moments])
     variances = np.array([np.sum(square - total**2 / number) for number, total, square in moments])

@@ -55,7 +55,7 @@ class PruneResult:
     """What `prune` returns.
 
     Attributes:
-      model: the smaller model, a plain model of the caller's own Keras.
+      model: the smaller model, of the caller's own Keras, and of the same class where that can be made anew.
       plan: which channels went, a `PruningPlan`; a `SparsePlan` where none went but weights became zero.
       report: what happened, a dict that `json.dumps` accepts: MACs, parameters, loss and accuracy after each step,
         the width of every group, what had to stay and why.

@@ -5,7 +5,7 @@ The only file that touches Keras' private graph.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -258,7 +258,7 @@ def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
 
 
 def required_batch_size(trace: ModelTrace, inputs) -> int | None:
-    """Returns how many examples the model has to be called on at once; None if any number will do.
+    """Returns how many examples the model has to be called on at once; None if its inputs do not say, or any number will do.
 
     A model of a fixed batch size mostly takes any number when it is walked through; it does not where, say, a reshape names the size.
 
@@ -266,14 +266,41 @@ def required_batch_size(trace: ModelTrace, inputs) -> int | None:
       trace: the traced model.
       inputs: tensors for the model's inputs, in order, of one example at least.
     """
-    size = trace.model.inputs[0].shape[0]
+    size = next((tensor.shape[0] for tensor in trace.model.inputs if tensor.shape[0] is not None), None)
     if size is None:
         return None
+    other = 3 if size == 2 else 2
     try:
-        outputs = run(trace, [tf.repeat(value[:1], size + 1, axis=0) for value in inputs])
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        outputs = run(trace, [tf.repeat(value[:1], other, axis=0) for value in inputs])
+    except Exception:  # a layer of the user's raises what it likes
         return size
-    return None if all(output.shape[0] == size + 1 for output in outputs) else size
+    return None if all(tuple(output.shape[:1]) == (other,) for output in outputs) else size
+
+
+def in_parts(trace: ModelTrace, batches: Iterable, num_samples: int, part_size: Callable) -> Iterator[list]:
+    """Yields the inputs of batches in parts that the model can be called on.
+
+    Where the model requires its batch size, each part has it; what fills no part is left out.
+
+    Args:
+      trace: the traced model.
+      batches: lists of tensors for the model's inputs, in order.
+      num_samples: at most so many examples are read; of whole parts the last one is yielded whole.
+      part_size: called with the inputs of a batch; returns how many examples a part has at most, where any number will do.
+    """
+    left, is_known, required = num_samples, False, None
+    for inputs in batches:
+        size = int(inputs[0].shape[0])
+        if size and not is_known:
+            is_known, required = True, required_batch_size(trace, inputs)
+        size = min(left, size) if required is None else size - size % required
+        length = required or part_size(inputs)
+        for begin in range(0, size, length):
+            part = [value[begin : min(begin + length, size)] for value in inputs]
+            yield part
+            left -= int(part[0].shape[0])
+            if left <= 0:
+                return
 
 
 def call_arguments(call: LayerCall, values: Mapping) -> tuple:

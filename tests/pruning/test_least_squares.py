@@ -11,9 +11,12 @@ from zoo import ZOO
 
 from tfmetaprune import interop
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.analysis_numbers import activation_correlations
 from tfmetaprune.data import augment, load
 from tfmetaprune.errors import ArgumentError, DataError, UnsupportedModelError
+from tfmetaprune.graph import channel_statistics
 from tfmetaprune.metatrain.zoo import accuracy, dataset_arrays, residual_cnn, train_data_model
+from tfmetaprune.output_errors import output_errors
 from tfmetaprune.pruning import (
     fit_least_squares,
     fits,
@@ -305,18 +308,39 @@ def test_a_batch_size_that_a_model_requires(size):
     assert required_batch_size(trace, [x]) is None and required_batch_size(other, [x]) == size
     assert required_batch_size(trace_model(_batch_of(size, L.Flatten())), [x]) is None
     keep = half_plan(trace).keep
-    data = tf.data.Dataset.from_tensor_slices(x[:40]).batch(size)
-    one, two = fit_least_squares(trace, keep, data, num_samples=40), fit_least_squares(other, keep, data, num_samples=43)
+    data = tf.data.Dataset.from_tensor_slices(x[:44]).batch(size)  # the last batch of 8 has 4
+    one, two = fit_least_squares(trace, keep, data, num_samples=40), fit_least_squares(other, keep, data, num_samples=40 + size // 3)
     assert one.num_samples == two.num_samples == 40 and len(one.solved) == len(two.solved) == 3
     for value, twin in zip(one.weights.values(), two.weights.values(), strict=True):
         np.testing.assert_allclose(value, twin, rtol=1e-3, atol=1e-4)
     assert fit_least_squares(other, keep, data, memory_bytes=1).num_samples == size
+    assert output_errors(other, [fixed], data) == [0.0]
+    assert np.isfinite(channel_statistics(other, data)).all() and activation_correlations(other, data)
+    with pytest.raises(DataError, match=f"expected {size} inputs at least, got {size // 2}"):
+        fit_least_squares(other, keep, data.take(0) if size == 1 else data.skip(5))
     with pytest.raises(UnsupportedModelError, match="requires batches of 1") if size == 1 else contextlib.nullcontext():
         assert search_scores(other, np.zeros(len(keep), np.float32), data, speedup=2.0, steps=1).any()
     plan = plan_from_keep(other, keep)
     for repair in ("bn", "data_free"):
         small, report = repair_model(other, plan, rebuild_model(other, plan), data, repair)
         assert report["method"] == repair and small.output_shape == (size, 4)
+    whole = reestimate_bn(free, tf.data.Dataset.from_tensor_slices(x[:32]).batch(32))
+    for value, twin in zip(reestimate_bn(fixed, data.take(32 // size)).get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(value, twin, rtol=1e-3, atol=1e-5)
+
+
+def test_more_examples_within_than_in_the_batch():
+    """A reshape puts the steps of a series into the batch; what is behind is fitted as of single images."""
+    inputs = keras.Input((5, 6, 6, 3), batch_size=4)
+    x = L.Conv2D(8, 3, name="maker")(tf.reshape(inputs, (20, 6, 6, 3)))
+    x = L.Conv2D(4, 3, name="reader")(x)
+    model = randomize_weights(keras.Model(inputs, L.Dense(3)(tf.reshape(x, (4, 5 * 2 * 2 * 4)))))
+    trace = trace_model(model)
+    data = tf.data.Dataset.from_tensor_slices(np.random.default_rng(0).normal(size=(24, 5, 6, 6, 3)).astype(np.float32)).batch(4)
+    statistics = channel_statistics(trace, data)
+    assert np.isfinite(statistics).all() and statistics[trace.channels.units(trace.channels.calls[1].roles["out"])].any()
+    fitted = fit_least_squares(trace, half_plan(trace).keep, data)
+    assert fitted.solved and not fitted.left_alone
 
 
 def test_fewer_rows_than_columns_are_solved_by_the_dual():

@@ -475,6 +475,21 @@ class Sized(keras.Model):
         super().__init__(inputs, keras.layers.Dense(2)(keras.layers.Dense(units)(inputs)))
 
 
+class Scaled(keras.Model):
+    """Has an argument and a layer of its own beside inputs and outputs."""
+
+    def __init__(self, inputs, outputs, factor=1.0, **options):
+        super().__init__(inputs, outputs, **options)
+        self.factor, self.noise = factor, keras.layers.GaussianNoise(0.1)
+
+
+def test_arguments_of_a_class_are_those_of_the_model():
+    plain = _classifier()
+    trace = trace_model(Scaled(plain.input, plain.output, factor=0.5))
+    small = rebuild_model(trace, make_plan(trace, speedup=2.0))
+    assert type(small) is Scaled and small.factor == 0.5
+
+
 def test_the_class_of_a_model_is_kept_where_it_can_be_made_anew():
     for first in (keras.layers.Dense(6, input_shape=(3,)), keras.layers.Dense(6)):  # with an input layer, and without
         model = Counting([first, keras.layers.Dense(2)], name="counting")

@@ -115,7 +115,7 @@ def _ready_interpreter(path, num_threads):
         if any(shape[0] not in (-1, 1) or -1 in shape[1:] for shape in shapes):
             raise ArgumentError(
                 f"measure_latency '{path}': expected inputs of batch size 1 or -1 (any) and known other sizes, got "
-                f"{shapes}. Export a model with a fully known input shape."
+                f"{shapes}. Export a model of batch size 1, or of any, with a fully known input shape."
             )
         with muted():
             interpreter.allocate_tensors()

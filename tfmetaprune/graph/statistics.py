@@ -5,7 +5,7 @@ import numpy as np
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError
 from tfmetaprune.graph.schema import STATISTICS_NAMES
-from tfmetaprune.trace import activation_of, carry_mask, input_keys, map_inputs, required_batch_size, run
+from tfmetaprune.trace import activation_of, carry_mask, in_parts, input_keys, map_inputs, run
 
 _CHUNK, _CHUNK_BYTES = 32, 2 * 2**30  # samples in one backward pass, and their activations, so that large networks fit into memory
 _LIMIT = 10.0  # of a log ratio
@@ -24,7 +24,7 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
     Args:
       trace: a `ModelTrace`.
       dataset: batches `x`, `(x,)` or `(x, y)`, as Keras takes them; x may be a tuple, list or dict of several inputs.
-      num_samples: at most so many samples are read; whole batches, where the model requires them.
+      num_samples: at most so many samples are read, see `in_parts`.
       seed: of v.
 
     Returns:
@@ -55,8 +55,12 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
 
 
 def _chunks(trace, dataset, num_samples):
-    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all; whole batches where the model requires them."""
-    left, required = num_samples, None
+    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all."""
+    yield from in_parts(trace, _batches(trace, dataset), num_samples, lambda inputs: _chunk_size(trace, inputs))
+
+
+def _batches(trace, dataset):
+    """Yields the inputs of batches, lists in the model's order."""
     for batch in dataset:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(x, dict):
@@ -69,20 +73,13 @@ def _chunks(trace, dataset, num_samples):
             x = [x[name] for name in names]
         inputs = [tf.convert_to_tensor(value) for value in tf.nest.flatten(x)]
         wanted = [trace.shapes[index] for index in trace.inputs]
-        fits = len(inputs) == len(wanted) and all(map(_compatible, inputs, wanted))
+        fits = len(inputs) == len(wanted) and all(value.shape[1:].is_compatible_with(shape[1:]) for value, shape in zip(inputs, wanted))
         if not fits:
             raise DataError(
                 f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
                 f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
             )
-        required = required_batch_size(trace, inputs) if left == num_samples else required
-        size, chunk = min(left, len(inputs[0])), required or _chunk_size(trace, inputs)
-        size = size if required is None else max(size // required, 1) * required
-        for begin in range(0, size, chunk):
-            yield [value[begin : min(begin + chunk, size)] for value in inputs]
-        left -= size
-        if left <= 0:
-            return
+        yield inputs
 
 
 def _chunk_size(trace, inputs) -> int:
@@ -104,10 +101,6 @@ def _read_axes(trace, channels) -> list[tuple[int, int, np.ndarray]]:
     ]  # fmt: skip
 
 
-def _compatible(value, shape):
-    return value.shape.is_compatible_with(shape)
-
-
 def _measure(trace, readers, inputs, seed) -> np.ndarray:
     """float64 [4, num_units] of one chunk: number of readings, sum, sum of squares; sum of squared gradients."""
     gates = tf.ones([len(inputs[0]), trace.channels.num_units])
@@ -121,6 +114,8 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
                     if at == position:
                         readings[index, reader] = x
                         gate = tf.gather(gates, units, axis=1)
+                        if len(x) != len(gate) and len(x) % len(gate) == 0:  # a reshape has put more into the batch
+                            gate = tf.repeat(gate, len(x) // len(gate), axis=0)
                         gate = tf.reshape(gate, [-1, *(gate.shape[1] if i == axis else 1 for i in range(1, len(x.shape)))])
                         x = carry_mask(x, x * tf.cast(gate, x.dtype))
                 return x

@@ -9,6 +9,7 @@ from tfmetaprune.interop.carried import config_of, copy_assets, keras3, make_aga
 from tfmetaprune.interop.convert import RENAMED, copy_weights_back
 from tfmetaprune.interop.forward import call_arguments, call_order, copy_trainable, graph_of, input_of, to_tf_keras
 from tfmetaprune.interop.structures import flatten, map_leaves
+from tfmetaprune.model_class import same_class
 
 
 def to_keras3(small, original, converted=None):
@@ -107,12 +108,13 @@ class _Back:
             return values[id(tensor)]
 
         inputs, outputs = map_leaves(value, graph._inputs_struct), map_leaves(value, graph._outputs_struct)
-        return type(original)(inputs=inputs, outputs=outputs, name=original.name)
+        return same_class(original, keras3().Model, {"inputs": inputs, "outputs": outputs}, flatten(outputs))
 
     def _sequential(self, original, graph):
         nodes = list(call_order(graph))
         layers = [self._layer(node.operation) for node in nodes]
-        model = type(original)([self.layers[id(input_of(graph._inputs[0]))], *layers], name=original.name)
+        first = self.layers[id(input_of(graph._inputs[0]))]
+        model = same_class(original, keras3().Sequential, {"layers": [first, *layers]}, layers)
         for node, layer in zip(nodes, layers):
             self._finish(node, layer)
         return model

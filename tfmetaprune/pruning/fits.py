@@ -122,26 +122,26 @@ class KernelFit:
         enough = max(MIN_SAMPLES, math.ceil(4 * MAX_ROWS / num_positions))
         return min(sides.num_samples, enough, max(1, int(MAX_PRODUCTS / max(products, 1))))
 
-    def _positions(self, sides, count, num_positions):
-        """int [count, n], the output positions to take of each input; None for all."""
+    def _positions(self, sides, count, shape):
+        """int [rows, n], the output positions to take of rows of a shape [rows, positions, ...] made of inputs; None for all."""
         one = self.map
         rows = min(MAX_ROWS, MAX_ENTRIES // max(1, len(one.live_groups) * len(one.columns))) / sides.num_calls
-        each = max(1, round(rows / self._wanted(sides, num_positions)))
-        if each >= num_positions:
+        each = max(1, round(rows / self._wanted(sides, shape[1]) * (count / shape[0])))
+        if each >= shape[1]:
             return None
-        draws = [np.random.default_rng((self.seed, sides.call_index, sides.first + i)) for i in range(count)]
-        return np.stack([rng.choice(num_positions, each, replace=False) for rng in draws])
+        draws = [np.random.default_rng((self.seed, sides.call_index, sides.first + i)) for i in range(shape[0])]
+        return np.stack([rng.choice(shape[1], each, replace=False) for rng in draws])
 
     def _collect(self, sides, count):
         one, targets, made, designs = self.map, [], [], []
 
         def read_target(*arguments):
             rows = one.apply(*arguments)
-            targets.append(one.pick(rows, self._positions(sides, count, rows.shape[1])).numpy())
+            targets.append(one.pick(rows, self._positions(sides, count, rows.shape)).numpy())
 
         def read_design(*arguments):
             rows = one.apply(*arguments)
-            positions = self._positions(sides, count, rows.shape[1])
+            positions = self._positions(sides, count, rows.shape)
             made.append(one.pick(rows, positions).numpy())
             designs.append(one.design(*arguments, positions).numpy())
 

@@ -62,8 +62,8 @@ def fit_least_squares(
       ridge: how strongly it is drawn there, in units of the mean square of what the layer reads; above 0.
       num_samples: at most so many inputs are used.
       memory_bytes: of activations held at once; fewer inputs are used where they need more.
-      chunk: inputs in one call of a layer; the result does not depend on it. None: as many as take 128 MiB. Where the model has to be
-        called on batches of its fixed size, it is that size, and the examples that fill no batch are left out.
+      chunk: inputs in one call of a layer; the result does not depend on it. None: as many as take 128 MiB. Where the model requires its
+        batch size, it is that, only whole batches are used, and one of them at least.
       seed: of the positions that are drawn.
 
     Raises:
@@ -88,9 +88,11 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> tuple[list
     batches, count, batch_size = [], 0, None
     for batch in dataset:
         inputs = model_inputs(trace.model, batch)
+        if not len(inputs[0]):
+            continue
         if not batches:
             batch_size = required_batch_size(trace, inputs)
-            size = bytes_per_sample(trace, [value[: batch_size or 1] for value in inputs])
+            size = bytes_per_sample(trace, [tf.repeat(value[:1], batch_size or 1, axis=0) for value in inputs])
             num_samples = min(num_samples, max(1, memory_bytes // size))
             if batch_size is not None:
                 num_samples = max(batch_size, num_samples // batch_size * batch_size)
@@ -100,8 +102,8 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> tuple[list
         count += int(batches[-1][0].shape[0])
         if count >= num_samples:
             break
-    if not count:
-        raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
+    if count < (batch_size or 1):
+        raise DataError(f"Data: expected {batch_size or 1} inputs at least, got {count}. Give more.")
     chunks = []
     for alike in of_one_shape(batches):
         whole = [tf.concat(parts, 0) for parts in zip(*alike)]

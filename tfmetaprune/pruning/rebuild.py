@@ -1,6 +1,5 @@
 """Builds the smaller model: the same layers, narrower, with the weights that remain."""
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ from tfmetaprune.channels import layout_positions, move_numbers, number_array, s
 from tfmetaprune.compile_state import copy_compile_state
 from tfmetaprune.errors import ArgumentError, UnsupportedModelError
 from tfmetaprune.layers import Length, Moves, Narrowing, TensorIndex, get_weight
+from tfmetaprune.model_class import same_class
 from tfmetaprune.pruning.plan import PruningPlan
 from tfmetaprune.trace import ModelTrace, trace_model
 
@@ -90,31 +90,16 @@ class _Builder:
         return self._model(old, inputs, outputs)
 
     def _model(self, old, inputs, outputs):
-        """Puts a model of the old one's class together, which may have a training step of its own."""
-        layers = [self.new_layers[id(layer)] for layer in old.layers if id(layer) in self.new_layers]  # those that are called
-        if isinstance(old, keras.Sequential):
-            explicit = old._has_explicit_input_shape and old._self_tracked_trackables
-            first = [self.new_layers[id(old.inputs[0]._keras_history.layer)]] if explicit else []
-            plain, arguments = keras.Sequential, {"layers": [*first, *layers]}
-        else:
-            plain, arguments = keras.Model, {
+        if not isinstance(old, keras.Sequential):
+            nested = {
                 "inputs": tf.nest.pack_sequence_as(old._nested_inputs, inputs),
                 "outputs": tf.nest.pack_sequence_as(old._nested_outputs, outputs),
-            }  # fmt: skip
-        if type(old) not in (keras.Sequential, keras.Sequential.__mro__[1]):
-            try:
-                new = type(old)(**arguments, name=old.name)
-                if {id(layer) for layer in new.layers} == {id(layer) for layer in layers}:
-                    return new
-                reason = "one of other layers"
-            except TypeError as error:
-                reason = str(error)
-            warnings.warn(
-                f"Model {old.name!r}: expected a {type(old).__name__} that can be made of {' and '.join(arguments)}, got {reason}. "
-                f"The new model is a plain {plain.__name__}, which trains as Keras does; let its constructor take them and a name.",
-                stacklevel=2,
-            )  # fmt: skip
-        return plain(**arguments, name=old.name)
+            }
+            return same_class(old, keras.Model, nested, outputs)
+        layers, first = [self.new_layers[id(layer)] for layer in old.layers], []
+        if old._has_explicit_input_shape and old._self_tracked_trackables:
+            first = [self.new_layers[id(old.inputs[0]._keras_history.layer)]]
+        return same_class(old, keras.Sequential, {"layers": [*first, *layers]}, layers)
 
     def _run(self, step, values):
         """Calls the new layer (or nested model) of a step on symbolic tensors; adds its outputs to `values`."""

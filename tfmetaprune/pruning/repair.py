@@ -1,22 +1,23 @@
 """Repairs after pruning: BatchNormalization statistics estimated again."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import DataError
 from tfmetaprune.pruning.masking import batch_normalize, is_batch_norm
 from tfmetaprune.pruning.rebuild import replace_weights
-from tfmetaprune.trace import carry_mask, input_keys, required_batch_size, run, trace_model
+from tfmetaprune.trace import call_arguments, carry_mask, in_parts, input_keys, required_batch_size, trace_model
 
-SMALLEST_BATCH = 32  # inputs whose statistics are taken at once; smaller batches are put together
+SMALLEST_BATCH = 32  # inputs whose statistics are taken at once
 
 
 def reestimate_bn(model, dataset, *, num_batches: int = 50):
     """Returns a new model whose BatchNormalization statistics fit the data.
 
     Every BatchNormalization works with the statistics of the batch, all other layers as in inference; the new moving
-    statistics are the means over the batches, weighted by their sizes. Batches of fewer than 32 are put together, since the variance
+    statistics are the means over the batches, weighted by their sizes. Batches of fewer than 32 count together as one, since the variance
     within a small batch is too low, and that of a single input 0.
 
     Args:
@@ -31,14 +32,14 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
     trace = trace_model(model)
     if not any(is_batch_norm(channels) for channels in trace.channels.calls):
         return replace_weights(model, {})
-    statistics = tf.function(lambda inputs: _batch_statistics(trace, inputs), reduce_retracing=True)
+    statistics = tf.function(lambda group: _batch_statistics(trace, group), reduce_retracing=True)
     totals, count = None, 0
-    for inputs in itertools.islice(_batches(trace, dataset), num_batches):
-        size = int(inputs[0].shape[0])
+    for group in itertools.islice(_groups(trace, dataset), num_batches):
+        size = sum(int(inputs[0].shape[0]) for inputs in group)
         try:
-            new = {key: size * value.numpy() for key, value in statistics(inputs).items()}
+            new = {key: size * value.numpy() for key, value in statistics(group).items()}
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (model.inputs, inputs)]
+            shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (model.inputs, group[0])]
             raise DataError(
                 f"Data: expected inputs of shape {shapes[0]}, got {shapes[1]} ({str(error).splitlines()[0]}). "
                 f"Make the data fit the model."
@@ -50,25 +51,26 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
     return replace_weights(model, {tuple(key.rsplit("/", 1)): total / count for key, total in totals.items()})
 
 
-def _batches(trace, dataset) -> Iterator[list]:
-    """Yields the inputs of batches, those of small ones put together as long as they are of one shape, and the model takes any number."""
-    held, count, together = [], 0, None
-    for batch in dataset:
-        inputs = model_inputs(trace.model, batch)
-        together = required_batch_size(trace, inputs) is None if together is None else together
-        if not together:
-            yield inputs
-            continue
+def _groups(trace, dataset) -> Iterator[list[list]]:
+    """Yields groups of batches, all of one shape, that have `SMALLEST_BATCH` inputs or more; as one batch, if any number will do."""
+    held, count, required = [], 0, None
+
+    def group():
+        return held if required else [[tf.concat(values, 0) for values in zip(*held)]]
+
+    batches = (model_inputs(trace.model, batch) for batch in dataset)
+    for number, inputs in enumerate(in_parts(trace, batches, sys.maxsize, lambda batch: len(batch[0]))):
+        required = required if number else required_batch_size(trace, inputs)
         if held and [value.shape[1:] for value in inputs] != [value.shape[1:] for value in held[0]]:
-            yield [tf.concat(parts, 0) for parts in zip(*held)]
+            yield group()
             held, count = [], 0
         held.append(inputs)
         count += int(inputs[0].shape[0])
         if count >= SMALLEST_BATCH:
-            yield [tf.concat(parts, 0) for parts in zip(*held)]
+            yield group()
             held, count = [], 0
     if held:
-        yield [tf.concat(parts, 0) for parts in zip(*held)]
+        yield group()
 
 
 def model_inputs(model, batch) -> list:
@@ -80,17 +82,27 @@ def model_inputs(model, batch) -> list:
     return [tf.cast(value, tensor.dtype) for value, tensor in zip(x, model.inputs)]
 
 
-def _batch_statistics(trace, inputs):
-    """"layer/weight" -> float32 [channels], the batch's statistics; means over the calls of a shared layer."""
-    seen = {}
+def _batch_statistics(trace, group):
+    """"layer/weight" -> float32 [channels], the statistics of a group's batches taken together; means over the calls of a shared layer."""
+    seen, values = {}, [dict(zip(trace.inputs, inputs)) for inputs in group]
+    for call, channels in zip(trace.calls, trace.channels.calls):
+        arguments = [call_arguments(call, known) for known in values]
+        if is_batch_norm(channels):
+            made, mean, variance = _normalize(call.layer, [args[0] for args, _ in arguments])
+            seen.setdefault(f"{call.path}/moving_mean", []).append(tf.cast(mean, tf.float32))
+            seen.setdefault(f"{call.path}/moving_variance", []).append(tf.cast(variance, tf.float32))
+        else:
+            made = [call.layer(*args, **kwargs) for args, kwargs in arguments]
+        for known, outputs in zip(values, made):
+            known.update(zip(call.outputs, tf.nest.flatten(outputs)))
+    return {key: tf.add_n(found) / len(found) for key, found in seen.items()}
 
-    def call_layer(index, call, *args, **kwargs):
-        if not is_batch_norm(trace.channels.calls[index]):
-            return call.layer(*args, **kwargs)
-        output, mean, variance = batch_normalize(call.layer, args[0])
-        seen.setdefault(f"{call.path}/moving_mean", []).append(tf.cast(mean, tf.float32))
-        seen.setdefault(f"{call.path}/moving_variance", []).append(tf.cast(variance, tf.float32))
-        return carry_mask(args[0], output)
 
-    run(trace, inputs, call_layer)
-    return {key: tf.add_n(values) / len(values) for key, values in seen.items()}
+def _normalize(layer, batches):
+    """`batch_normalize` of several batches by the statistics of all."""
+    whole, masks = tf.concat(batches, 0), [getattr(x, "_keras_mask", None) for x in batches]
+    if masks[0] is not None:
+        whole._keras_mask = tf.concat(masks, 0)
+    normalized, mean, variance = batch_normalize(layer, whole)
+    parts = tf.split(normalized, [x.shape[0] for x in batches]) if len(batches) > 1 else [normalized]
+    return [carry_mask(x, part) for x, part in zip(batches, parts)], mean, variance

@@ -50,7 +50,7 @@ def search_scores(
       ArgumentError: `start` is not finite.
       DataError: there are no data, or they do not fit the model.
       NothingToPruneError: no channel can go, or the speed-up is out of reach.
-      UnsupportedModelError: the model takes one input at a time alone, of which outputs have no spread to measure errors by.
+      UnsupportedModelError: the model requires batches of 1, whose outputs have no spread that errors could be relative to.
     """
     return Search(trace)(start, dataset, speedup=speedup, steps=steps, memory_bytes=memory_bytes, seed=seed, progress=progress)
 
@@ -71,18 +71,21 @@ class Search:
         """Searches for the weights that the model has now; arguments, result and errors as for `search_scores`."""
         trace = self._trace
         inputs = _read(trace, dataset)
-        plan = make_plan(trace, start, speedup=speedup, step=1.0)
-        solved = fit_least_squares(trace, plan.keep, dataset, num_samples=_TRIED, seed=seed).solved  # which layers can be fitted
-        if solved not in self._steps:
-            self._steps[solved] = _Step(trace, TracedFit(trace, only=solved))
-        step = self._steps[solved]
         count, batch_size = int(inputs[0].shape[0]), required_batch_size(trace, inputs)
         if batch_size == 1:
             raise UnsupportedModelError(
                 f"Model {trace.model.name!r}: expected one that several inputs can be searched on at once, got one that requires batches "
                 f"of 1. Make it with a larger batch size, or leave the search out."
             )
-        most = max(2, memory_bytes // (_PASSES * bytes_per_sample(trace, [value[: batch_size or 1] for value in inputs])))
+        if count < (batch_size or 1):
+            raise DataError(f"Data: expected the {batch_size} inputs of a batch to search on, got {count}. Give more, of one shape.")
+        plan = make_plan(trace, start, speedup=speedup, step=1.0)
+        solved = fit_least_squares(trace, plan.keep, dataset, num_samples=_TRIED, seed=seed).solved  # which layers can be fitted
+        if solved not in self._steps:
+            self._steps[solved] = _Step(trace, TracedFit(trace, only=solved))
+        step = self._steps[solved]
+        measured = bytes_per_sample(trace, [tf.repeat(value[:1], batch_size or 1, axis=0) for value in inputs])
+        most = max(2, memory_bytes // (_PASSES * measured))
         num_fitted = batch_size or min(FITTED, max(1, count // 2), max(1, most // 2))
         num_compared = batch_size or min(COMPARED, max(1, count - num_fitted), max(1, most - num_fitted))
         rng = np.random.default_rng(seed)
