@@ -9,6 +9,7 @@ page as JSON lines, so that an interrupted run goes on.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ class Blinded(MetaNetwork):
 
     def __init__(self, without, config):
         super().__init__(config)
-        self.without, self._layouts = without, {}
+        self.without = without
 
     def transform(self, parameters, present, statistics, frozen, weights, layout):
         """See `MetaNetwork.transform`."""
@@ -58,8 +59,7 @@ class Blinded(MetaNetwork):
         if self.without == "kernels":
             seen = {name: _flat(value, layout.edge_set_blocks[name]) for name, value in weights.items()}
         if self.without == "residuals":
-            none = np.zeros((0, 2), np.int64)
-            layout = self._layouts.setdefault(id(layout), (layout, dataclasses.replace(layout, identity=none)))[1]
+            layout = _without_residuals(layout)
         changed = super().transform(parameters, present, statistics, frozen, seen, layout)
         if self.without == "weights":
             return parameters, weights, changed[2]
@@ -79,6 +79,12 @@ class Blinded(MetaNetwork):
         if self.without == "statistics":
             statistics = tf.zeros_like(statistics)
         return super()._encode_nodes(parameters, present, statistics, frozen, levels)
+
+
+@functools.cache  # what is compiled is of one layout
+def _without_residuals(layout):
+    """Returns the layout of a graph that lacks the edges of residual connections."""
+    return dataclasses.replace(layout, identity=np.zeros((0, 2), np.int64))
 
 
 def _flat(value, blocks):

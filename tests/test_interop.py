@@ -509,7 +509,7 @@ def test_the_class_of_a_model_is_kept_or_told():
     back = to_keras3(to_tf_keras(model), model)
     assert type(back) is Weighted and back.weight == 0.5 and back.name == "weighted"
     model = Sized(4)
-    with pytest.warns(UserWarning, match="expected a Sized that can be made of inputs and outputs, got TypeError"):
+    with pytest.warns(UserWarning, match="expected a Sized that can be made of inputs and outputs, got ValueError"):
         back = to_keras3(to_tf_keras(model), model)
     np.testing.assert_array_equal(back(np.eye(5)), model(np.eye(5)))
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "errors": set(),
     "_keras": {"errors"},
     "compile_state": {"_keras"},
-    "model_class": set(),
+    "model_class": {"_keras"},
     "layers": _BASE,
     "channels": _BASE | {"layers"},
     "trace": _TRACE - {"trace"},

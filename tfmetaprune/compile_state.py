@@ -25,6 +25,8 @@ def copy_compile_state(old, new, custom_object_scope):
             raise ValueError("it cannot be described by a config")
         with custom_object_scope(_own_objects(old._compile_config.config)):
             new.compile_from_config(config)
+        if getattr(new, "optimizer", None) is None:
+            raise ValueError("its class has a compile() of its own")
     except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
         warnings.warn(
             f"Model {old.name!r}: expected a compile state that can be copied, got: {error}. "

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.channels import ChannelMap, follow_channels
-from tfmetaprune.errors import UnsupportedModelError
+from tfmetaprune.errors import DataError, UnsupportedModelError
 from tfmetaprune.layers import LayerCall, TensorIndex
 
 
@@ -257,6 +257,11 @@ def run(trace: ModelTrace, inputs, call_layer: Callable | None = None) -> list:
     return [values[tensor] for tensor in trace.outputs]
 
 
+def given_batch_size(trace: ModelTrace) -> int | None:
+    """Returns the batch size that a model was made for; None for any."""
+    return next((tensor.shape[0] for tensor in trace.model.inputs if tensor.shape[0] is not None), None)
+
+
 def required_batch_size(trace: ModelTrace, inputs) -> int | None:
     """Returns how many examples the model has to be called on at once; None if its inputs do not say, or any number will do.
 
@@ -266,7 +271,7 @@ def required_batch_size(trace: ModelTrace, inputs) -> int | None:
       trace: the traced model.
       inputs: tensors for the model's inputs, in order, of one example at least.
     """
-    size = next((tensor.shape[0] for tensor in trace.model.inputs if tensor.shape[0] is not None), None)
+    size = given_batch_size(trace)
     if size is None:
         return None
     other = 3 if size == 2 else 2
@@ -287,11 +292,16 @@ def in_parts(trace: ModelTrace, batches: Iterable, num_samples: int, part_size: 
       batches: lists of tensors for the model's inputs, in order.
       num_samples: at most so many examples are read; of whole parts the last one is yielded whole.
       part_size: called with the inputs of a batch; returns how many examples a part has at most, where any number will do.
+
+    Raises:
+      DataError: no batch is as large as the model requires.
     """
     left, is_known, required = num_samples, False, None
     for inputs in batches:
         size = int(inputs[0].shape[0])
-        if size and not is_known:
+        if not size:
+            continue
+        if not is_known:
             is_known, required = True, required_batch_size(trace, inputs)
         size = min(left, size) if required is None else size - size % required
         length = required or part_size(inputs)
@@ -301,6 +311,8 @@ def in_parts(trace: ModelTrace, batches: Iterable, num_samples: int, part_size: 
             left -= int(part[0].shape[0])
             if left <= 0:
                 return
+    if required is not None and left == num_samples:
+        raise DataError(f"Data: expected batches of {required}, as {trace.model.name!r} requires, got smaller ones. Batch them anew.")
 
 
 def call_arguments(call: LayerCall, values: Mapping) -> tuple:

@@ -13,6 +13,7 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import budget  # noqa: E402
+from ablations import Blinded  # noqa: E402
 from leads import lead_tables, plot  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
@@ -20,9 +21,13 @@ from universal import KEY, UNPRUNED, Bench  # noqa: E402
 
 from tfmetaprune._keras import keras, tf  # noqa: E402
 from tfmetaprune.errors import ArgumentError  # noqa: E402
+from tfmetaprune.graph import channel_statistics  # noqa: E402
+from tfmetaprune.layers import get_weight  # noqa: E402
+from tfmetaprune.metanet import MetaNetConfig  # noqa: E402
+from tfmetaprune.metanet.generate import generate  # noqa: E402
 from tfmetaprune.metatrain.data_models import DataModelFile  # noqa: E402
 from tfmetaprune.metatrain.small_networks import concat_cnn, mlp, plain_cnn, residual_cnn, vit  # noqa: E402
-from tfmetaprune.pruning import GroupL2, make_plan  # noqa: E402
+from tfmetaprune.pruning import GroupL2, make_plan, reestimate_bn  # noqa: E402
 from tfmetaprune.trace import trace_model  # noqa: E402
 
 
@@ -224,3 +229,39 @@ def test_the_choice_takes_the_smallest_error_and_lines_serve_the_network_they_ar
     other = Bench(options, bench.rivals, tmp_path)
     assert not any(key in done for key in other.keys(file))
     assert "1 net" not in other.report({"mine": [file]})
+
+
+def _made_by(without, trace, statistics, folder):
+    """The weights and scores of a metanetwork with random numbers for its own, which is saved as a training saves it."""
+    metanet = Blinded(without, MetaNetConfig(hidden=4, num_layers=2, fisher_weight=1.0))
+    generate(metanet, trace, statistics)
+    rng = np.random.default_rng(0)
+    for variable in metanet.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape) / 4)
+    weights, score = generate(metanet, trace, statistics)
+    tf.train.Checkpoint(model=metanet).save(str(folder / "checkpoint"))
+    return {key: value.numpy() for key, value in weights.items()}, score
+
+
+def test_each_ablation_takes_away_what_it_says(tmp_path):
+    data = [np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)]
+    trace = trace_model(reestimate_bn(residual_cnn((8, 8, 1), 4, widths=(4, 6)), data))
+    statistics = channel_statistics(trace, data)
+    weights, score = _made_by("", trace, statistics, tmp_path)
+    own = {key: get_weight(call.layer, key[1]).numpy() for call in trace.calls for key in weights if key[0] == call.path}
+    parts = "statistics", "batch_norm", "parameters", "kernels", "residuals"
+    blind = {each: _made_by(each, trace, statistics, tmp_path) for each in parts}
+    for name, (made, scores) in blind.items():
+        assert any(not np.allclose(made[key], weights[key]) for key in made) and not np.allclose(scores, score), name
+    made, scores = _made_by("weights", trace, statistics, tmp_path)
+    assert all(np.array_equal(made[key], own[key]) for key in made) and np.array_equal(scores, score)
+    made, scores = _made_by("scores", trace, statistics, tmp_path)
+    assert all(np.array_equal(made[key], weights[key]) for key in made) and not np.allclose(scores, score)
+    others = channel_statistics(trace, [5 * data[0] + 1])
+    for name in ("statistics", ""):  # what is not seen makes no difference, but for where the scores start
+        made = _made_by(name, trace, others, tmp_path)[0]
+        assert all(np.array_equal(made[key], (blind[name][0] if name else weights)[key]) for key in made) == bool(name)
+    plain = trace_model(plain_cnn((8, 8, 1), 4))
+    statistics = channel_statistics(plain, data)
+    for one, other in zip(*(_made_by(each, plain, statistics, tmp_path)[0].values() for each in ("residuals", ""))):
+        np.testing.assert_array_equal(one, other)

@@ -298,10 +298,10 @@ def _batch_of(size, flatten):
     return randomize_weights(keras.Model(inputs, L.Dense(4)(flatten(x))))
 
 
-@pytest.mark.parametrize("size", [1, 8])
-def test_a_batch_size_that_a_model_requires(size):
+@pytest.mark.parametrize("size, named", [(1, False), (8, False), (8, True)])
+def test_a_batch_size_that_a_model_requires(size, named):
     """The same repairs as of the model that takes any number of inputs."""
-    free, fixed = _batch_of(None, L.Flatten()), _batch_of(size, lambda x: tf.reshape(x, (size, -1)))
+    free, fixed = _batch_of(None, L.Flatten()), _batch_of(size, lambda x: tf.reshape(x, (size, 288 if named else -1)))
     fixed.set_weights(free.get_weights())
     trace, other = trace_model(free), trace_model(fixed)
     x = random_inputs(free, 44)[0]
@@ -316,7 +316,7 @@ def test_a_batch_size_that_a_model_requires(size):
     assert fit_least_squares(other, keep, data, memory_bytes=1).num_samples == size
     assert output_errors(other, [fixed], data) == [0.0]
     assert np.isfinite(channel_statistics(other, data)).all() and activation_correlations(other, data)
-    with pytest.raises(DataError, match=f"expected {size} inputs at least, got {size // 2}"):
+    with pytest.raises(DataError, match=f"expected {size} inputs of one shape at least, got {size // 2}"):
         fit_least_squares(other, keep, data.take(0) if size == 1 else data.skip(5))
     with pytest.raises(UnsupportedModelError, match="requires batches of 1") if size == 1 else contextlib.nullcontext():
         assert search_scores(other, np.zeros(len(keep), np.float32), data, speedup=2.0, steps=1).any()
@@ -324,6 +324,9 @@ def test_a_batch_size_that_a_model_requires(size):
     for repair in ("bn", "data_free"):
         small, report = repair_model(other, plan, rebuild_model(other, plan), data, repair)
         assert report["method"] == repair and small.output_shape == (size, 4)
+    with pytest.raises(DataError, match="expected batches of 8") if size == 8 else contextlib.nullcontext():
+        output_errors(other, [fixed], data.unbatch().batch(4))
+    assert output_errors(trace, [free], data.unbatch().batch(4).map(lambda x: x[:0]).concatenate(data)) == [0.0]  # batches may be empty
     whole = reestimate_bn(free, tf.data.Dataset.from_tensor_slices(x[:32]).batch(32))
     for value, twin in zip(reestimate_bn(fixed, data.take(32 // size)).get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(value, twin, rtol=1e-3, atol=1e-5)

@@ -502,12 +502,27 @@ def test_the_class_of_a_model_is_kept_where_it_can_be_made_anew():
         assert Counting.steps == before + 2
 
 
-@pytest.mark.parametrize("make, plain", [(Fixed, keras.Sequential), (lambda: Sized(6), keras.Model)], ids=["layers", "constructor"])
+class Coded(keras.Model):
+    """Takes one of its layers beside inputs and outputs."""
+
+    def __init__(self, inputs, outputs, encoder, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self.encoder = encoder
+
+
+def _coded():
+    inputs, encoder = keras.Input((3,)), keras.layers.Dense(6)
+    return Coded(inputs, keras.layers.Dense(2)(encoder(inputs)), encoder)
+
+
+@pytest.mark.parametrize(
+    "make, plain", [(Fixed, keras.Sequential), (lambda: Sized(6), keras.Model), (_coded, keras.Model)], ids=["layers", "sized", "coded"]
+)
 def test_a_class_that_cannot_be_made_anew_is_told(make, plain):
     trace = trace_model(make())
     with pytest.warns(UserWarning, match=f"a plain {plain.__name__},"):
         small = rebuild_model(trace, make_plan(trace, speedup=2.0))
-    assert isinstance(small, plain) and not isinstance(small, (Fixed, Sized)) and small.layers[-2].units < 6
+    assert isinstance(small, plain) and not isinstance(small, (Fixed, Sized, Coded)) and small.layers[-2].units < 6
 
 
 def test_statistics_of_padded_series_are_those_of_keras():

@@ -55,12 +55,12 @@ def channel_statistics(trace, dataset, *, num_samples=256, seed=0) -> np.ndarray
 
 
 def _chunks(trace, dataset, num_samples):
-    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all."""
+    """Yields lists of at most `_CHUNK` samples of each input, `num_samples` in all; see `in_parts`."""
     yield from in_parts(trace, _batches(trace, dataset), num_samples, lambda inputs: _chunk_size(trace, inputs))
 
 
 def _batches(trace, dataset):
-    """Yields the inputs of batches, lists in the model's order."""
+    """Yields the inputs of batches, lists in the model's order and of its dtypes."""
     for batch in dataset:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(x, dict):
@@ -79,7 +79,7 @@ def _batches(trace, dataset):
                 f"channel_statistics: expected batches of inputs {wanted} for model {trace.model.name!r}, "
                 f"got {[tuple(value.shape) for value in inputs]}. Batch the dataset as for model.fit."
             )
-        yield inputs
+        yield [tf.cast(value, tensor.dtype) for value, tensor in zip(inputs, trace.model.inputs)]
 
 
 def _chunk_size(trace, inputs) -> int:
@@ -114,7 +114,7 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
                     if at == position:
                         readings[index, reader] = x
                         gate = tf.gather(gates, units, axis=1)
-                        if len(x) != len(gate) and len(x) % len(gate) == 0:  # a reshape has put more into the batch
+                        if len(x) > len(gate) > 1 and len(x) % len(gate) == 0:  # a reshape has put more into the batch
                             gate = tf.repeat(gate, len(x) // len(gate), axis=0)
                         gate = tf.reshape(gate, [-1, *(gate.shape[1] if i == axis else 1 for i in range(1, len(x.shape)))])
                         x = carry_mask(x, x * tf.cast(gate, x.dtype))
@@ -125,8 +125,7 @@ def _measure(trace, readers, inputs, seed) -> np.ndarray:
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(gates)
-        casts = [tf.cast(value, tensor.dtype) for value, tensor in zip(inputs, trace.model.inputs, strict=True)]
-        outputs = run(trace, casts, call_layer)
+        outputs = run(trace, inputs, call_layer)
         response = tf.add_n([
             _draw(trace, index, tf.cast(output, tf.float32), (seed[0], seed[1] * len(outputs) + position))
             for position, (index, output) in enumerate(zip(trace.outputs, outputs, strict=True))

@@ -21,7 +21,7 @@ def to_keras3(small, original, converted=None):
       converted: `to_tf_keras(original)`, if it is at hand.
 
     Returns:
-      A Keras 3 model of the class of `original`, with its names, configs, dtype policies, trainable flags and compile
+      A Keras 3 model of the class of `original`, see `same_class`, with its names, configs, dtype policies, trainable flags and compile
       state (a fresh optimizer), but the widths and weights of `small`.
 
     Raises:

@@ -15,7 +15,7 @@ from tfmetaprune.layers import get_weight
 from tfmetaprune.pruning.least_squares import Fitted
 from tfmetaprune.pruning.linear_maps import find_maps, watching
 from tfmetaprune.pruning.masking import absorbs_mean, is_batch_norm
-from tfmetaprune.trace import ModelTrace, call_arguments
+from tfmetaprune.trace import ModelTrace, call_arguments, given_batch_size
 
 
 def fold_averages(trace: ModelTrace, keep, *, weights: Mapping | None = None, num_samples: int = 64, seed: int = 0) -> Fitted:
@@ -46,15 +46,25 @@ def fold_averages(trace: ModelTrace, keep, *, weights: Mapping | None = None, nu
         else:
             seen = []
             args, kwargs = call_arguments(call, drawn)
-            for one in maps:
-                _watch(one, call, args, kwargs, result, seen)
-            made = tf.nest.flatten(call.layer(*args, **kwargs))
-            if trace.model.inputs[0].shape[0] is not None:  # a reshape may name the batch size: what it makes of others is not known
-                made = [value if value.shape.rank and value.shape[0] == num_samples else None for value in made]
+            try:
+                for one in maps:
+                    _watch(one, call, args, kwargs, result, seen)
+                made = [_whole(trace, *pair, num_samples) for pair in zip(call.outputs, tf.nest.flatten(call.layer(*args, **kwargs)))]
+            except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+                if given_batch_size(trace) is None:
+                    raise
+                seen, made = [], [None] * len(call.outputs)
+                left_alone += [f"{call.title}: it takes batches of {given_batch_size(trace)} alone"] if maps else []
             for one, moments in seen:
                 (solved if _absorb(trace, one, moments, result) else left_alone).append(call.title)
         drawn.update(zip(call.outputs, made))
     return Fitted(result, tuple(dict.fromkeys(solved)), tuple(dict.fromkeys(left_alone)), 0)
+
+
+def _whole(trace, tensor, value, num_samples):
+    """A value with its examples; None where a reshape that names the model's batch size has mixed them."""
+    size = given_batch_size(trace)
+    return None if size is not None and trace.shapes[tensor][:1] == (size,) and value.shape[0] != num_samples else value
 
 
 def _draw(channels, index, weights, num_samples, seed):

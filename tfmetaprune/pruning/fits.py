@@ -126,10 +126,11 @@ class KernelFit:
         """int [rows, n], the output positions to take of rows of a shape [rows, positions, ...] made of inputs; None for all."""
         one = self.map
         rows = min(MAX_ROWS, MAX_ENTRIES // max(1, len(one.live_groups) * len(one.columns))) / sides.num_calls
-        each = max(1, round(rows / self._wanted(sides, shape[1]) * (count / shape[0])))
-        if each >= shape[1]:
+        each = rows / self._wanted(sides, shape[1])
+        if max(1, round(each)) >= shape[1]:
             return None
-        draws = [np.random.default_rng((self.seed, sides.call_index, sides.first + i)) for i in range(shape[0])]
+        each, first = max(1, round(each * count / shape[0])), sides.first * shape[0] // count  # a reshape may make more rows than inputs
+        draws = [np.random.default_rng((self.seed, sides.call_index, first + i)) for i in range(shape[0])]
         return np.stack([rng.choice(shape[1], each, replace=False) for rng in draws])
 
     def _collect(self, sides, count):

@@ -104,5 +104,5 @@ def _normalize(layer, batches):
     if masks[0] is not None:
         whole._keras_mask = tf.concat(masks, 0)
     normalized, mean, variance = batch_normalize(layer, whole)
-    parts = tf.split(normalized, [x.shape[0] for x in batches]) if len(batches) > 1 else [normalized]
+    parts = tf.split(normalized, [tf.shape(x)[0] for x in batches], num=len(batches)) if len(batches) > 1 else [normalized]
     return [carry_mask(x, part) for x, part in zip(batches, parts)], mean, variance
