@@ -170,10 +170,16 @@ class Bench:
             self._prepared[key] = prepare_data_models(self._models, self._datasets, settings)
         return [model for model, file in zip(self._prepared[key], self.files) if file.seed < num_seeds]
 
-    def lines(self):
-        """Returns what was measured with this zoo: case (None: the criterion it starts from) -> line."""
+    def lines(self, zoo=None):
+        """Returns what was measured with a zoo, this one by default: case (None: the criterion it starts from) -> line."""
         lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ()
-        return {line["case"]: line for line in lines if line.get("zoo") == self.zoo}
+        return {line["case"]: line for line in lines if line["zoo"] == (zoo or self.zoo)}
+
+    def zoos(self) -> list[str]:
+        """Returns the zoos that `WHOLE` and the criterion were measured with, this one first."""
+        lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
+        found = [zoo for zoo in dict.fromkeys([self.zoo, *(line["zoo"] for line in lines)]) if {None, WHOLE} <= {*self.lines(zoo)}]
+        return found
 
     def run(self, name):
         """Trains a case and judges it, if that has not been done; None for the criterion."""
@@ -195,26 +201,14 @@ class Bench:
         append_line(self.log, {**line, "parameters": parameters})
 
     def report(self, command, cases) -> str:
-        """Returns the page in Markdown, of those of the cases that are measured."""
-        lines = {name: line for name, line in self.lines().items() if name in (None, WHOLE, *cases)}
-        columns = [*(f"{speedup:g}x" for speedup in SPEEDUPS), "objective"]
+        """Returns the page in Markdown, of those of the cases that are measured; a table for each zoo."""
         count = sum(file.seed < CASES[WHOLE].num_seeds for file in self.files)
-        rows = {
-            name: np.array([[*row, area(SPEEDUPS, row, whole)] for row, whole in zip(line["accuracy"], line["unpruned"])])
-            for name, line in lines.items()
-        }  # fmt: skip
-        table = [
-            f"| case | {' | '.join(columns)} | minus `{WHOLE}` | parameters |", f"|---|{'---|' * (len(columns) + 2)}"
-        ]  # fmt: skip
-        for name in (None, *(name for name in CASES if name in rows)):
-            cells = [f"{100 * value:.1f}" for value in rows[name].mean(0)]
-            found, difference = paired(rows[name][:, -1] - rows[WHOLE][:, -1]), ""
-            if name != WHOLE:
-                low, high = found["interval"]
-                difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            parameters = f"{lines[name]['parameters']:,}" if name else ""
-            table.append(f"| {name or 'untrained'} | {' | '.join(cells)} | {difference} | {parameters} |")
         families = sorted({file.family for file in self.files})
+        tables = [{name: line for name, line in self.lines(zoo).items() if name in (None, WHOLE, *cases)} for zoo in self.zoos()]
+        named = [name for name in CASES if any(name in lines for lines in tables)]
+        others = [
+            "", "The same on networks that another machine trained from the same seeds, which came out a little different:", ""
+        ] if len(tables) > 1 else []  # fmt: skip
         return "\n".join([
             "# What the parts of a metanetwork are worth", "",
             f"Every case is a metanetwork trained for {SETTINGS['steps']} steps on {count} networks ({', '.join(families)}; "
@@ -224,9 +218,29 @@ class Bench:
             "paired, in points of the objective, with 95 % intervals over the networks; what another seed does to the same case is the "
             "other measure of noise. Each case is one training.", "",
             "- **untrained**: group L2 with the Fisher information, in one shot, which every case but `no_fisher_*` starts from.",
-            *(f"- **{name}**: {case.text}." for name, case in CASES.items() if name in rows), "", *table, "",
+            *(f"- **{name}**: {CASES[name].text}." for name in named), "",
+            *_table(tables[0]), *others, *(row for lines in tables[1:] for row in (*_table(lines), "")), "",
             f"Made by `{command}`.", "",
         ])  # fmt: skip
+
+
+def _table(lines) -> list[str]:
+    """The rows of a table in Markdown: case -> line of the log."""
+    columns = [*(f"{speedup:g}x" for speedup in SPEEDUPS), "objective"]
+    rows = {
+        name: np.array([[*row, area(SPEEDUPS, row, whole)] for row, whole in zip(line["accuracy"], line["unpruned"])])
+        for name, line in lines.items()
+    }  # fmt: skip
+    table = [f"| case | {' | '.join(columns)} | minus `{WHOLE}` | parameters |", f"|---|{'---|' * (len(columns) + 2)}"]
+    for name in (None, *(name for name in CASES if name in rows)):
+        cells = [f"{100 * value:.1f}" for value in rows[name].mean(0)]
+        found, difference = paired(rows[name][:, -1] - rows[WHOLE][:, -1]), ""
+        if name != WHOLE:
+            low, high = found["interval"]
+            difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        parameters = f"{lines[name]['parameters']:,}" if name else ""
+        table.append(f"| {name or 'untrained'} | {' | '.join(cells)} | {difference} | {parameters} |")
+    return table
 
 
 def main():

@@ -60,8 +60,7 @@ NOTES = {
     "prune-aware before": f"{BEFORE} epochs of prune-aware training, which distils from the original as no other way does, group L2, least "
     f"squares, {EPOCHS - BEFORE} epochs",
     "group norm before": f"{BEFORE} epochs with the published regulariser, group L2, least squares, {EPOCHS - BEFORE} epochs; both "
-    "trainings with the settings that were tuned on digits, on residual networks ([the page](prune_aware.md)); they train by SGD with "
-    "rates for networks with BatchNormalization, which mlp and vit lack",
+    "trainings by their defaults, which were chosen on digits ([the page](preparation.md))",
     SCRATCH: f"the widths that group L2 leaves, new weights, trained as the original was ({STEPS} steps, augmented), then as the others",
     UNPRUNED: "the whole network after the same epochs of fine-tuning",
 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tfmetaprune
+from tfmetaprune import preparation
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.finetuning import evaluate_model
@@ -91,6 +92,23 @@ def test_group_norm_adds_to_a_loss_of_another_precision(dtype):
     dataset = tf.data.Dataset.from_tensor_slices(data(32)).batch(32)
     _, history = prepare_model(model, dataset, "group_norm", speedup=2.0, losses=(LOSS, None), epochs=2)
     assert np.isfinite(history["loss"]).all()
+
+
+def test_defaults_follow_the_kind_of_network_and_the_length_of_the_training(model, monkeypatch):
+    found, inputs = [], keras.Input((8, 8, 1))
+    bare = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(keras.layers.Flatten()(inputs))))
+
+    def finetune(model, train, *, learning_rate, prepare, **options):
+        found.append((learning_rate, [float(prepare(steps)[1]["penalty"]()) for steps in (100, 400)]))
+        return {"loss": [1.0]}
+
+    monkeypatch.setattr(preparation, "finetune_model", finetune)
+    monkeypatch.setattr(preparation, "group_norm", lambda trace: 2.0)
+    dataset = tf.data.Dataset.from_tensor_slices(data(32)).batch(32)
+    for each, options in ((model, {}), (bare, {}), (bare, {"learning_rate": 0.5, "regularization": 0.1})):
+        prepare_model(each, dataset, "group_norm", speedup=2.0, losses=(LOSS, None), **options)
+    assert [rate for rate, _ in found] == [0.02, 0.005, 0.5]
+    np.testing.assert_allclose([weights for _, weights in found], [[0.06, 0.015], [0.06, 0.015], [0.2, 0.2]])
 
 
 @pytest.mark.parametrize("method", ["prune_aware", "group_norm"])

@@ -147,8 +147,8 @@ def prune(
         the outputs are drawn to the original's beside the loss), or None. Needs `train_data` with labels and takes the place of a
         metanetwork; "prune_aware" needs `speedup` and a group L2 criterion.
       prepare_epochs: passes over `train_data` for it, 10 if None.
-      prepare_learning_rate: of the first step of its SGD; None for 0.1 ("prune_aware") or 0.05 ("group_norm"), which suit networks
-        with BatchNormalization.
+      prepare_learning_rate: of the first step of its SGD; None for 0.1 ("prune_aware") or 0.02 ("group_norm"), without
+        BatchNormalization 0.003 or 0.005 (docs/preparation.md).
       search_steps: steps of a search for the channels to keep, 0 for none: the best of the ways that `criterion` and `metanetwork`
         leave open is the start, and the scores are learnt through the least-squares repair, on inputs without labels, so that the
         outputs stay what they were. A hundred steps are worth it (docs/quality.md), on networks of up to some million parameters: on

@@ -10,6 +10,7 @@ from tfmetaprune.errors import ArgumentError
 from tfmetaprune.finetuning import finetune_model
 from tfmetaprune.pruning import normalized_score, reestimate_bn, replace_weights, run_masked, unit_importance
 from tfmetaprune.pruning.group_norm import group_norm
+from tfmetaprune.pruning.masking import is_batch_norm
 from tfmetaprune.pruning.repair import model_inputs
 from tfmetaprune.pruning.straight_through import NOISE, ChannelMasks
 from tfmetaprune.pruning.traffic import traffic_score
@@ -18,9 +19,10 @@ from tfmetaprune.trace import trace_model
 PREPARATIONS = ("prune_aware", "group_norm")
 NORMALIZERS = {"group_l2": "mean", "group_l2_max": "max"}  # of the criteria that "prune_aware" can train
 DEFAULT_EPOCHS = 10
-LEARNING_RATES = {"prune_aware": 0.1, "group_norm": 0.05}  # chosen by benchmarks/prune_aware.py, as what follows
-REACH = (0.0, 1.25)  # the speed-ups that are trained for, as powers of the one asked for
-REGULARIZATION = 0.03  # weight of the group norm
+LEARNING_RATES = {"prune_aware": 0.1, "group_norm": 0.02}  # with BatchNormalization; these three by benchmarks/preparation.py
+LEARNING_RATES_WITHOUT_BN = {"prune_aware": 0.003, "group_norm": 0.005}
+REGULARIZATION = 3.0  # weight of the group norm, times the number of steps
+REACH = (0.0, 1.25)  # the speed-ups that are trained for, as powers of the one asked for; by benchmarks/prune_aware.py
 
 
 def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_data, speedup, is_latency, criterion, metanetwork):
@@ -37,7 +39,7 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
       metanetwork: as for `prune`.
 
     Returns:
-      The number of epochs and the learning rate; (0, 0) without a preparation.
+      The number of epochs and the learning rate, None for the default; (0, None) without a preparation.
 
     Raises:
       ArgumentError: an argument has a value that cannot be used, or that does not go with the others.
@@ -46,7 +48,7 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
         for name, value in (("prepare_epochs", prepare_epochs), ("prepare_learning_rate", prepare_learning_rate)):
             if value is not None:
                 raise ArgumentError(f"prune: expected no {name} without prepare, got {value!r}. Set prepare='prune_aware', say.")
-        return 0, 0.0
+        return 0, None
     if not isinstance(prepare, str) or prepare not in PREPARATIONS:
         raise ArgumentError(
             f"prune: expected prepare to be one of {', '.join(PREPARATIONS)} or None, got {prepare!r}. Use 'prune_aware'."
@@ -56,8 +58,8 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
         raise ArgumentError(
             f"prune: expected prepare_epochs to be a number of epochs >= 1 or None, got {epochs!r}. Use prepare=None to leave it out."
         )
-    rate = LEARNING_RATES[prepare] if prepare_learning_rate is None else prepare_learning_rate
-    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
+    rate = prepare_learning_rate
+    if rate is not None and (not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 < rate < math.inf):
         raise ArgumentError(f"prune: expected prepare_learning_rate to be a number above 0 or None, got {rate!r}. Try 0.1.")
     if train_data is None:
         raise ArgumentError(f"prune: expected train_data for prepare={prepare!r}, got None. Pass train_data, or set prepare=None.")
@@ -76,12 +78,12 @@ def check_preparation(prepare, prepare_epochs, prepare_learning_rate, *, train_d
                 f"prune: expected criterion to be one of {', '.join(NORMALIZERS)} with prepare='prune_aware', which trains what it "
                 f"measures, got {criterion!r}. Use 'group_l2'."
             )
-    return int(epochs), float(rate)
+    return int(epochs), rate
 
 
 def prepare_model(
     model, train, method, *, speedup, criterion="group_l2", losses=(None, None), epochs=DEFAULT_EPOCHS, learning_rate=None,
-    traffic_weight=0.0, reach=REACH, distill=True, regularization=REGULARIZATION,
+    traffic_weight=0.0, reach=REACH, distill=True, regularization=None,
 ):  # fmt: skip
     """Trains a copy of a model with what comes in mind: fewer channels.
 
@@ -99,11 +101,13 @@ def prepare_model(
       criterion: "group_l2" or "group_l2_max", which ranks the channels for "prune_aware".
       losses: of `own_losses`.
       epochs: passes over `train`.
-      learning_rate: of the first step of SGD with momentum, which did better than Adam with both; None for `LEARNING_RATES`.
+      learning_rate: of the first step of SGD with momentum, which did better than Adam with both; None for `LEARNING_RATES`, or
+        `LEARNING_RATES_WITHOUT_BN` where there is no BatchNormalization.
       traffic_weight: as for `prune`.
       reach: for "prune_aware": the speed-ups drawn lie between `speedup ** reach[0]` and `speedup ** reach[1]`.
       distill: whether the outputs are drawn to those of the model as it was, beside the loss, for "prune_aware".
-      regularization: weight of the group norm, for "group_norm".
+      regularization: weight of the group norm, for "group_norm"; None for `REGULARIZATION` over the number of steps, so that weights
+        which the loss does not need have decayed equally at the end, however long the training is.
 
     Returns:
       The trained copy, and metric name -> values per epoch; the loss without distillation and group norm.
@@ -112,17 +116,22 @@ def prepare_model(
       DataError: the dataset is empty or endless.
       ArgumentError: the loss is no longer finite.
     """
-    learning_rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
     prepared = replace_weights(model, {})
     trace = trace_model(prepared)
-    if method == "group_norm":
-        extra = _Regularized, {"penalty": lambda: regularization * group_norm(trace)}, ()
-    else:
+    if learning_rate is None:
+        has_batch_norm = any(is_batch_norm(channels) for channels in trace.channels.calls)
+        learning_rate = LEARNING_RATES[method] if has_batch_norm else LEARNING_RATES_WITHOUT_BN[method]
+
+    def what_runs_along(steps):
+        if method == "group_norm":
+            weight = REGULARIZATION / steps if regularization is None else regularization
+            return _Regularized, {"penalty": lambda: weight * group_norm(trace)}, ()
         masked = MaskedOutputs(trace, np.power(speedup, reach), normalizer=NORMALIZERS[criterion], traffic_weight=traffic_weight)
-        extra = _Masked, {"masked_outputs": masked}, ()
+        return _Masked, {"masked_outputs": masked}, ()
+
     teacher = model if method == "prune_aware" and distill else None
     history = finetune_model(
-        prepared, train, losses=losses, epochs=epochs, learning_rate=learning_rate, teacher=teacher, prepare=lambda _: extra,
+        prepared, train, losses=losses, epochs=epochs, learning_rate=learning_rate, teacher=teacher, prepare=what_runs_along,
         title="Training before pruning", optimizer=_momentum,
     )  # fmt: skip
     if not np.isfinite(history["loss"]).all():

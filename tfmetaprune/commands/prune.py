@@ -97,7 +97,7 @@ def prune(
         int | None, typer.Option(help="Epochs of it.", min=1, show_default="10", rich_help_panel="Training before pruning")
     ] = None,
     prepare_learning_rate: Annotated[
-        float | None, typer.Option(help="Of its first step.", show_default="0.1 or 0.05", rich_help_panel="Training before pruning")
+        float | None, typer.Option(help="Of its first step.", show_default="by method and model", rich_help_panel="Training before pruning")
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
