@@ -37,7 +37,7 @@ FAMILIES = "plain_cnn", "residual_cnn", "separable_cnn", "concat_cnn", "mlp", "v
 EPOCHS, BEFORE = 15, 10  # in all, and those of a training before pruning
 SCRATCH, UNPRUNED = "from scratch", "unpruned, trained on"
 BASE, BASE_BN, OURS_BN = "group_l2", "group_l2, bn", "universal, bn"
-PAIRS = (OURS_BN, BASE_BN), ("the default of prune", "group_l2_fisher")
+PAIRS = (OURS_BN, BASE_BN), ("the default of prune", "group_l2_fisher"), ("the default of prune", SCRATCH), (SCRATCH, "random")
 WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each network
     BASE: {"criterion": "group_l2", "metanetwork": None},
     "the default of prune": {},
