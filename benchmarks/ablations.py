@@ -207,7 +207,7 @@ class Bench:
         tables = [{name: line for name, line in self.lines(zoo).items() if name in (None, WHOLE, *cases)} for zoo in self.zoos()]
         named = [name for name in CASES if any(name in lines for lines in tables)]
         others = [
-            "", "The same on networks that another machine trained from the same seeds, which came out a little different:", ""
+            "", "Other cases, on networks that another machine trained from the same seeds, which came out a little different:", ""
         ] if len(tables) > 1 else []  # fmt: skip
         return "\n".join([
             "# What the parts of a metanetwork are worth", "",
@@ -219,7 +219,7 @@ class Bench:
             "other measure of noise. Each case is one training.", "",
             "- **untrained**: group L2 with the Fisher information, in one shot, which every case but `no_fisher_*` starts from.",
             *(f"- **{name}**: {CASES[name].text}." for name in named), "",
-            *_table(tables[0]), *others, *(row for lines in tables[1:] for row in (*_table(lines), "")), "",
+            *_table(tables[0]), *others, *(row for lines in tables[1:] for row in _table(lines)), "",
             f"Made by `{command}`.", "",
         ])  # fmt: skip
 
