@@ -29,9 +29,21 @@ def _metanet():
     return metanet
 
 
+def _residual(seed):
+    """A network with a sum, and no strided 1x1 kernels: oneDNN, where it is on, has a wrong gradient for these on some CPUs."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same", use_bias=False)(inputs)))
+    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", use_bias=False)(x)))
+    x = layers.ReLU()(layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same", use_bias=False)(y))]))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
 @pytest.mark.parametrize("distillation", [0.0, 1.0, 2.5])
 def test_stages_equal_one_plain_tape(batches, distillation):
-    first, model = (trace_model(residual_cnn((8, 8, 1), 3, widths=(4, 8), seed=seed)) for seed in range(2))
+    first, model = (trace_model(_residual(seed)) for seed in range(2))
     objective, metanet = PruneAwareObjective(first, distillation=distillation), _metanet()
     graph = graph_arrays(model, tf.data.Dataset.from_tensors(batches[0]))
     original = tf.nest.map_structure(tf.convert_to_tensor, objective.weights_of(model))

@@ -102,13 +102,15 @@ def _read_inputs(trace, dataset, num_samples, memory_bytes, chunk) -> tuple[list
         count += int(batches[-1][0].shape[0])
         if count >= num_samples:
             break
+    if not count:
+        raise DataError("Data: expected at least one batch, got none. Give a dataset that is not empty.")
     chunks = []
     for alike in of_one_shape(batches):
         whole = [tf.concat(parts, 0) for parts in zip(*alike)]
         end = len(whole[0]) if batch_size is None else len(whole[0]) // chunk * chunk
         chunks += [[value[begin : begin + chunk] for value in whole] for begin in range(0, end, chunk)]
     if not chunks:
-        raise DataError(f"Data: expected {batch_size or 1} inputs of one shape at least, got {count} in all. Give more.")
+        raise DataError(f"Data: expected {batch_size} inputs of one shape at least, got {count} in all. Give more.")
     return [list(each) for each in zip(*chunks)], batch_size
 
 
