@@ -68,7 +68,7 @@ def report(lines, names, steps, options) -> str:
         f"*None*: pruned by group L2, repaired by least squares, {EPOCHS} epochs of fine-tuning. The others: {BEFORE} epochs ({steps} "
         f"steps) of a training before, then the same with {EPOCHS - BEFORE} epochs; 0 where that failed. *Weight*: of the group norm.",
         "", *table, "", f"`prune` takes a learning rate of {LEARNING_RATES['prune_aware']:g} (prune_aware; chosen on residual networks, "
-        f"[the page](prune_aware.md), and no worse here) and {LEARNING_RATES['group_norm']:g} (group_norm), of "
+        f"[the page](prune_aware.md), and level with the best here) and {LEARNING_RATES['group_norm']:g} (group_norm), of "
         f"{LEARNING_RATES_WITHOUT_BN['prune_aware']:g} and {LEARNING_RATES_WITHOUT_BN['group_norm']:g} without BatchNormalization, and as "
         f"weight {REGULARIZATION:g} over the number of steps, so that a longer training takes no more away.", "",
         f"Made by `python benchmarks/preparation.py --out {options.out} --num-models {options.num_models}`.", "",
