@@ -178,8 +178,8 @@ class Bench:
     def zoos(self) -> list[str]:
         """Returns the zoos that `WHOLE` and the criterion were measured with, this one first."""
         lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
-        found = [zoo for zoo in dict.fromkeys([self.zoo, *(line["zoo"] for line in lines)]) if {None, WHOLE} <= {*self.lines(zoo)}]
-        return found
+        zoos = dict.fromkeys([self.zoo, *(line["zoo"] for line in lines)])
+        return [zoo for zoo in zoos if {None, WHOLE} <= {*self.lines(zoo)}]
 
     def run(self, name):
         """Trains a case and judges it, if that has not been done; None for the criterion."""

@@ -12,8 +12,8 @@ import pytest
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import ablations  # noqa: E402
 import budget  # noqa: E402
-from ablations import Blinded  # noqa: E402
 from leads import lead_tables, plot  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
@@ -233,7 +233,7 @@ def test_the_choice_takes_the_smallest_error_and_lines_serve_the_network_they_ar
 
 def _made_by(without, trace, statistics, folder):
     """The weights and scores of a metanetwork with random numbers for its own, which is saved as a training saves it."""
-    metanet = Blinded(without, MetaNetConfig(hidden=4, num_layers=2, fisher_weight=1.0))
+    metanet = ablations.Blinded(without, MetaNetConfig(hidden=4, num_layers=2, fisher_weight=1.0))
     generate(metanet, trace, statistics)
     rng = np.random.default_rng(0)
     for variable in metanet.trainable_variables:
@@ -265,3 +265,22 @@ def test_each_ablation_takes_away_what_it_says(tmp_path):
     statistics = channel_statistics(plain, data)
     for one, other in zip(*(_made_by(each, plain, statistics, tmp_path)[0].values() for each in ("residuals", ""))):
         np.testing.assert_array_equal(one, other)
+
+
+def test_networks_of_another_machine_have_a_table_of_their_own(tmp_path):
+    bench = ablations.Bench.__new__(ablations.Bench)  # without its networks
+    bench.log, bench.zoo, bench.judges = tmp_path / "log.jsonl", "here", [None, None]
+    bench.files = [DataModelFile("mlp", 0, "digits", seed) for seed in range(3)]
+    lines = [
+        ("there", None, 0.5), ("there", "whole", 0.6), ("there", "hidden_8", 0.7), ("here", None, 0.4), ("here", "whole", 0.8),
+        ("new", "whole", 0.9),
+    ]  # fmt: skip
+    text = [
+        json.dumps({"zoo": zoo, "case": case, "accuracy": [[accuracy] * 6] * 2, "unpruned": [accuracy] * 2, "parameters": 9})
+        for zoo, case, accuracy in lines
+    ]  # fmt: skip
+    bench.log.write_text("\n".join(text), encoding="utf-8")
+    assert bench.zoos() == ["here", "there"]  # of a third one there is nothing to compare with
+    first, second = bench.report("python benchmarks/ablations.py", ["hidden_8"]).split("Other cases, on networks that another machine")
+    assert "trained for 1000 steps on 3 networks" in first and "| untrained | 40.0 |" in first and "| whole | 80.0 |" in first
+    assert "| hidden_8 | 70.0 |" in second and "| +10.0 [+10.0, +10.0] | 9 |" in second and "| hidden_8 |" not in first
