@@ -116,7 +116,7 @@ class Case(NamedTuple):
 
 WHOLE = "whole"
 CASES = {
-    WHOLE: Case("as `universal`, for fewer steps"),
+    WHOLE: Case("as `universal`, on half as many networks, for fewer steps, ending with the last"),
     "seed_1": Case("the same with another seed", settings={"seed": 1}),
     "seed_2": Case("the same with a third seed", settings={"seed": 2}),
     "scores_only": Case("the weights stay, scores alone are put out", "weights"),
@@ -191,7 +191,8 @@ class Bench:
         metanet = Blinded(case.without, MetaNetConfig(**{**CONFIG, **case.config}))
         if name:
             models = self.data_models(settings, case.num_seeds)
-            MetaTrainer(metanet, models, None, settings, self.folder / name).train(resume=True)
+            identity = {"case": {"without": case.without, "steps": settings.steps}}
+            MetaTrainer(metanet, models, None, settings, self.folder / name, identity=identity).train(resume=True)
             parameters = int(sum(np.prod(variable.shape) for variable in metanet.trainable_variables))
         rows = []
         for judge in self.judges:
@@ -251,6 +252,7 @@ def main():
     parser.add_argument("--zoo", type=pathlib.Path, default=pathlib.Path("runs/universal/zoo"))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     make_data_models(options.zoo, data=DATA, seeds=[*range(NUM_SEEDS), *HELD_OUT])
     bench = Bench(options.zoo, options.folder, options.out.with_suffix(".jsonl"))
     command = f"python benchmarks/ablations.py --out {options.out}"

@@ -55,8 +55,9 @@ WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each n
 }
 NOTES = {
     BASE: f"and so on, these criteria: without a metanetwork, repaired by least squares, {EPOCHS} epochs of fine-tuning",
-    BASE_BN: "the same with BatchNormalization estimated again in place of least squares",
-    OURS_BN: "the metanetwork on top of group L2, at the nearest of four strengths, BatchNormalization estimated again",
+    BASE_BN: "the same with BatchNormalization estimated again in place of least squares, ranked in small steps as that has it; MLPs and "
+    "transformers have none, so that nothing is repaired there",
+    OURS_BN: "the metanetwork on top of group L2, at the nearest of four strengths, ranked in one shot; repaired as the one before",
     "prune-aware before": f"{BEFORE} epochs of prune-aware training, which distils from the original as no other way does, group L2, least "
     f"squares, {EPOCHS - BEFORE} epochs",
     "group norm before": f"{BEFORE} epochs with the published regulariser, group L2, least squares, {EPOCHS - BEFORE} epochs; both "

@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--num-models", type=int, default=4)
     parser.add_argument("--speedups", type=float, nargs="+", default=(3.0, 6.0))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     splits = load("digits", batch_size=BATCH_SIZE)
     models = make_zoo(options.zoo, splits, range(HELD_OUT_SEED, HELD_OUT_SEED + options.num_models))
     results = {}

@@ -136,6 +136,7 @@ def main():
     parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS)
     parser.add_argument("--only-train", action="store_true", help="stop before they are judged; several may run side by side")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = [*range(NUM_TRAINED), *range(HELD_OUT_SEED, HELD_OUT_SEED + NUM_JUDGED)]
     for data, families in ZOO.items():
         make_data_models(options.zoo, families=families, data=[data], seeds=seeds)

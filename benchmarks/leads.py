@@ -5,7 +5,7 @@ import math
 import numpy as np
 from rivals import CRITERIA
 
-from tfmetaprune.metatrain.select import paired
+from tfmetaprune.metatrain.select import mean_and_interval
 from tfmetaprune.report.plots import plot_accuracy_curves
 from tfmetaprune.ways import FULL
 
@@ -116,6 +116,21 @@ def _by_family(title, files, lead, columns):
         rows = lead[[file.family == family for file in files]]
         worst = int(np.argmin(rows[:, :-1].mean(0)))
         yield f"| {family}, {_nets(rows)} | {interval(rows[:, -1])} | {columns[worst]}: {interval(rows[:, worst])} |"
+    _, means = family_means([file.family for file in files], lead)
+    if len(means) > 1:
+        worst = int(np.argmin(means[:, :-1].mean(0)))
+        yield f"| each of {len(means)} families once | {interval(means[:, -1])} | {columns[worst]}: {interval(means[:, worst])} |"
+
+
+def family_means(families, values) -> tuple[list[str], np.ndarray]:
+    """Returns the names of families, sorted, and the mean of `values` [nets, ...] over the networks of each.
+
+    Example:
+      >>> family_means(["vit", "mlp", "vit"], np.array([1.0, 4.0, 3.0]))
+      (['mlp', 'vit'], array([4., 2.]))
+    """
+    names = sorted(set(families))
+    return names, np.array([np.asarray(values)[[family == name for family in families]].mean(0) for name in names])
 
 
 def _titled(way, best) -> str:
@@ -127,8 +142,9 @@ def _nets(each) -> str:
 
 
 def interval(points) -> str:
-    """Returns the mean of paired differences, in points, with its 95 % interval."""
-    found = paired(np.asarray(points) / 100)
-    low_high = found["interval"]
-    behind = "" if low_high is None else f" [{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
-    return f"{100 * found['mean']:+.1f}{behind}"
+    """Returns the mean of paired differences, in points, with its 95 % interval; of two, the two in its place."""
+    mean, low_high = mean_and_interval(points)
+    if len(points) == 2:
+        return f"{mean:+.1f} (" + ", ".join(f"{point:+.1f}" for point in points) + ")"
+    behind = "" if low_high is None else f" [{low_high[0]:+.1f}, {low_high[1]:+.1f}]"
+    return f"{mean:+.1f}{behind}"

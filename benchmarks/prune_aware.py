@@ -178,6 +178,7 @@ def main():
     parser.add_argument("--num-models", type=int, default=5)
     parser.add_argument("--speedups", type=float, nargs="+", default=SPEEDUPS)
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     splits = load("digits", batch_size=BATCH_SIZE)
     bench = Bench(options.out.with_suffix(".jsonl"), splits, options.zoo)
     chosen, notes = {None: None}, []

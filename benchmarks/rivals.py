@@ -38,6 +38,7 @@ OTHER_FAMILIES = {  # of kinds that no shipped metanetwork was trained on; measu
 CRITERIA = ("group_l2", "fisher", "group_l2_fisher", "bn_scale", "taylor", "random")
 
 
+SETTLED_ON = "other families, data that metanetworks train on"  # what STRENGTHS were chosen by
 STRENGTHS = {  # that `prune` tries beside all of both
     "half the weights": Strength(1.0, 0.5),
     "scores alone": Strength(1.0, 0.0),

@@ -24,6 +24,7 @@ from rivals import (
     FIRST_SEED,
     OTHER_FAMILIES,
     SETTINGS,
+    SETTLED_ON,
     STRENGTHS,
     VARIANTS,
     described,
@@ -58,6 +59,12 @@ DEFAULTS = {"num_models": 5, "speedups": SPEEDUPS, "budgets": [0], "repairs": RE
 UNPRUNED = "unpruned", None, None, 1.0, 0  # the rest of its key
 KEY = ("net", "digest", "way", "weights", "repair", "speedup", "budget")
 ERROR = 2  # its place, beside VALIDATION and TEST, in what `Bench.lines` tells of a key
+
+
+def measured_line(line) -> tuple[float, float, float]:
+    """Returns what a line of the log tells: validation, test, error of the outputs (infinite where the speed-up is out of reach)."""
+    error = line.get("error")
+    return line["validation"], line["test"], np.inf if error is None else error
 
 
 class Net:
@@ -196,8 +203,7 @@ class Bench:
         for line in map(json.loads, self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else ():
             key = tuple(line.get(name) for name in KEY)
             if "error" in line or key[2:] == UNPRUNED:
-                error = line.get("error")
-                done[key] = line["validation"], line["test"], np.inf if error is None else error
+                done[key] = measured_line(line)
         return done
 
     def measure(self, file):
@@ -306,9 +312,12 @@ class Bench:
 
     def introduction(self, settings):
         """Yields the lines before the tables."""
+        history = "nothing was trained or chosen on"
+        if SETTLED_ON in settings:
+            history = "no metanetwork was trained or chosen on, but that the strengths were settled on"
         yield (
-            "Accuracy in % on the test split, means over networks that nothing was trained or chosen on, right after pruning and repair "
-            "or after the epochs of fine-tuning that are named; 0 where a speed-up is out of reach. *Objective*: the area under accuracy "
+            f"Accuracy in % on the test split, means over networks that {history}, right after pruning and repair or after the epochs of "
+            "fine-tuning that are named; 0 where a speed-up is out of reach. *Objective*: the area under accuracy "
             "against the logarithm of the speed-up, from 1x on, as a mean accuracy. Criteria rank in one shot before least squares and "
             "in small steps otherwise, metanetworks in one shot always. Least squares fits the original's weights, so that a "
             "metanetwork's scores alone count there." + "".join(f" {text}" for text in self.explanations())
@@ -375,6 +384,8 @@ def main():
     options = parser.parse_args()
     if options.write_cards and 0 not in options.budgets:
         raise ArgumentError("--write-cards: expected budget 0, which cards tell of, among --budgets. Add it.")
+    if options.write_cards and not {*CRITERIA} & {*(options.ways or CRITERIA)}:
+        raise ArgumentError(f"--write-cards: expected a criterion to compare with among --ways, one of {', '.join(CRITERIA)}. Add one.")
     by_name = [each for each in options.metanetworks if not pathlib.Path(each).exists()]
     if options.write_cards and by_name:
         names = ", ".join(by_name)

@@ -1,5 +1,6 @@
 """Ways to choose channels: which are open, and which is best."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,8 @@ from tfmetaprune.latency_target import LatencyTarget
 from tfmetaprune.layers import get_weight
 from tfmetaprune.metatrain.zoo import residual_cnn
 from tfmetaprune.output_errors import output_errors
-from tfmetaprune.pruning import make_plan
+from tfmetaprune.pipeline import prune
+from tfmetaprune.pruning import make_plan, scorer
 from tfmetaprune.trace import trace_model
 from tfmetaprune.ways import STRENGTHS, Strength, Way, ways_to_try
 
@@ -139,6 +141,30 @@ def test_best_attempt_takes_the_first_of_the_nearest():
     made[1:] = [None] * 4
     with pytest.raises(NothingToPruneError, match="way 0"):
         best_attempt(trace_model(model), ways, attempt, data)
+
+
+@dataclasses.dataclass
+class _Magnitude:
+    """A criterion that is not hashable, as one with settings may be."""
+
+    power: int = 1
+
+    def __call__(self, trace):
+        return scorer(trace, "group_l2")(np.ones(trace.channels.num_units, bool)) ** self.power
+
+
+def test_criteria_and_metanetworks_need_not_be_hashable():
+    model, x = residual_cnn((8, 8, 1), 3, widths=(4, 8), seed=0), np.random.default_rng(0).normal(size=(40, 8, 8, 1)).astype(np.float32)
+
+    @dataclasses.dataclass
+    class Same:
+        step: float = 0.0
+
+        def __call__(self, graph):
+            return graph
+
+    small = prune(model, x, speedup=2, criterion=_Magnitude(2), metanetwork=Same(), repair="bn", finetune=None)
+    assert small.report["speedup"]["reached"] >= 2 and len(small.report["ways"]) > 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfmetaprune._keras import keras, tf
+from tfmetaprune.data.checking import check_data
 from tfmetaprune.errors import DataError
 from tfmetaprune.finetuning import check_loss, distillation, evaluate_model, finetune_model, own_losses
 from tfmetaprune.interop import CarriedLoss, carry
@@ -106,6 +107,16 @@ def test_accuracy_of_binary_logits_and_of_several_labels_is_that_of_the_threshol
         assert own_losses(model) == (loss, None)
 
 
+@pytest.mark.parametrize("wrap", [lambda name: {name: "sparse_categorical_crossentropy"}, lambda _: ["sparse_categorical_crossentropy"]])
+def test_a_loss_by_name_of_the_only_output_is_that_of_a_classifier(wrap):
+    model, x = classifier("softmax"), inputs()
+    loss, y = wrap(model.output_names[0]), np.random.default_rng(1).integers(0, 3, 96)
+    wanted = np.mean(np.argmax(model(x), -1) == y)
+    assert evaluate_model(model, data_of(x, y), (loss, None))["accuracy"] == pytest.approx(wanted)
+    with pytest.raises(DataError, match=r"expected labels in 0\.\.2"):
+        check_data((x, y + 1), model, loss=loss)
+
+
 def test_the_usual_loss_knows_probabilities_behind_what_only_moves_them():
     x, y = inputs(), np.random.default_rng(1).integers(0, 3, 96)
     plain = classifier("softmax")
@@ -202,6 +213,9 @@ def test_losses_and_labels_by_name_go_to_their_outputs():
     by_name = distillation(teacher, losses)(x, student(x))
     assert float(by_name) == pytest.approx(float(distillation(teacher, [losses["z_class"], "mse"])(x, student(x))))
     assert float(by_name) != pytest.approx(float(distillation(teacher, ["mse", losses["z_class"]])(x, student(x))), rel=1e-2)
+    one_for_all = distillation(teacher, losses["z_class"])(x, student(x))  # Keras, too, gives it to each output
+    assert float(one_for_all) == pytest.approx(float(distillation(teacher, 2 * [losses["z_class"]])(x, student(x))))
+    assert float(one_for_all) != pytest.approx(float(distillation(teacher, ["mse", "mse"])(x, student(x))), rel=1e-2)
 
     labels = {"a_box": np.ones((96, 4), np.float32), "z_class": np.random.default_rng(1).integers(0, 3, 96)}
     found = evaluate_model(teacher, data_of(x, labels))["loss"]

@@ -92,12 +92,16 @@ def choose_channels(
     ways = ways if target > 1 else ways[:1]
     measure = functools.cache(lambda: channel_statistics(trace, dataset, seed=seed))
 
-    @functools.cache
-    def rewritten_by(criterion, is_learnt):
-        return rewrite(trace, network if is_learnt else None, dataset, criterion=criterion, seed=seed, measure=measure)
+    rewritten_by = {}
 
     def rewritten_in(way):
-        found = rewritten_by(way.criterion, way.metanetwork is not None)
+        is_learnt = way.metanetwork is not None
+        key = id(way.criterion), is_learnt  # a function need not be hashable
+        if key not in rewritten_by:
+            rewritten_by[key] = rewrite(
+                trace, network if is_learnt else None, dataset, criterion=way.criterion, seed=seed, measure=measure
+            )
+        found = rewritten_by[key]
         return found if way.strength == FULL else weaken(trace, found, way.strength, criterion=way.criterion, seed=seed)
 
     def compared(macs_speedup):
@@ -153,19 +157,20 @@ def best_attempt(trace: ModelTrace, ways: Sequence[Way], attempt: Callable, data
     """
     if len(ways) == 1:
         return attempt(ways[0]), []
-    attempts, failures = {}, {}
-    for way in ways:
+    attempts, failures = {}, {}  # by the number of the way
+    for number, way in enumerate(ways):
         try:
-            attempts[way] = attempt(way)
+            attempts[number] = attempt(way)
         except TFMetaPruneError as error:
-            failures[way] = error
+            failures[number] = error
     if not attempts:
-        raise failures[ways[0]]
+        raise failures[0]
     errors = dict(zip(attempts, output_errors(trace, [each.repaired for each in attempts.values()], dataset)))
-    failures |= {way: "its outputs are not finite" for way, error in errors.items() if math.isinf(error)}
+    failures |= {number: "its outputs are not finite" for number, error in errors.items() if math.isinf(error)}
     found = [
-        {"error": None if way in failures else errors[way], "failure": str(failures[way]) if way in failures else None} for way in ways
-    ]  # fmt: skip
+        {"error": None, "failure": str(failures[number])} if number in failures else {"error": errors[number], "failure": None}
+        for number in range(len(ways))
+    ]
     return attempts[min(errors, key=errors.get)], found
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning and evaluation that leave a model's own compile state alone."""
 
 from tfmetaprune._keras import keras, tf
-from tfmetaprune.data.checking import loss_name
+from tfmetaprune.data.checking import loss_name, sole_loss
 from tfmetaprune.errors import DataError
 from tfmetaprune.interop import CarriedLoss, carried_losses, is_keras3, loss_weights_of
 from tfmetaprune.report.progress import progress_bar
@@ -163,6 +163,7 @@ def distillation(teacher, losses):
     """
     losses = _by_output(teacher, losses)
     activations = [_last_activation(output) for output in teacher.outputs]
+    losses = losses * len(activations) if len(losses) == 1 else losses
     losses = losses if len(losses) == len(activations) else [None] * len(activations)
 
     def distance(x, outputs):
@@ -192,7 +193,6 @@ def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=
     """A model of the same layers with a compile state of its own, so that the model's own stays as it is."""
     loss, loss_weights = losses
     loss = _usual_loss(model, dataset) if loss is None else _for_labels(model, loss, dataset)
-    single = loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
     mixins = ([] if teacher is None else [_Distilled]) + ([] if extra is None else [extra[0]])
     # A class of its own each time: Keras changes the bases of what is made from inputs and outputs, for good.
     view = type("Trained", (*mixins, keras.Model), {})(model.input, model.output)
@@ -202,7 +202,7 @@ def _compiled_view(model, dataset, losses, optimizer="sgd", teacher=None, extra=
         setattr(view, name, value)
     if isinstance(optimizer, keras.optimizers.Optimizer) and _computes_in_float16(model):
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-    view.compile(optimizer, loss, loss_weights=loss_weights, metrics=_metrics(model, single))
+    view.compile(optimizer, loss, loss_weights=loss_weights, metrics=_metrics(model, sole_loss(model, loss)))
     return view
 
 

@@ -67,6 +67,7 @@ def test_a_function_can_change_weights_and_needs_no_score(trace):
         (lambda graph: None, "expected it to return a GraphTensor, got NoneType"),
         (lambda graph: with_nodes(graph, score=tf.zeros([len(graph.node_sets["channel"]["unit"]), 2])), "finite numbers.*shape"),
         (lambda graph: with_nodes(graph, score=tf.fill([len(graph.node_sets["channel"]["unit"])], np.nan)), "not finite"),
+        (lambda graph: with_nodes(graph, parameters=np.nan * graph.node_sets["channel"]["parameters"]), "expected finite weights, got"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(trace, bad, message):

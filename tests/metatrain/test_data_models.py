@@ -84,6 +84,14 @@ def test_unfit_families_and_missing_models_are_refused(tmp_path):
         make_data_models(tmp_path, families=["resnet"])
     with pytest.raises(ArgumentError, match="expected data models of families \\['mlp'\\], got none among 0"):
         list_data_models(tmp_path, families=["mlp"])
+    with pytest.raises(ArgumentError, match="expected data without '@'.*got \\['me@home'\\]"):
+        make_data_models(tmp_path, data=["digits", "me@home"])
+    for name in ("mlp-0--digits--0.keras", "vit-0--waves--0.keras"):
+        (tmp_path / name).touch()
+    with pytest.raises(ArgumentError, match="expected families among mlp, vit, got vti"):
+        list_data_models(tmp_path, families=["mlp", "vti"])
+    with pytest.raises(ArgumentError, match="expected data sets among digits, waves, got wave"):
+        list_data_models(tmp_path, data=["digits", "wave"])
 
 
 def test_a_zoo_is_read_back_and_completed(series, tmp_path):

@@ -27,7 +27,7 @@ from tfmetaprune.metatrain.select import (
 )
 from tfmetaprune.metatrain.small_networks import mlp, plain_cnn, series_cnn
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
-from tfmetaprune.metatrain.zoo import dataset_arrays, train_data_model
+from tfmetaprune.metatrain.zoo import dataset_arrays, logged_seconds, train_data_model
 from tfmetaprune.pruning import repair_model
 
 
@@ -162,6 +162,7 @@ def test_an_untrained_metanetwork_is_the_pipeline_without_one(judge):
     for got, want in zip(judge.trace.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, want)
     assert accuracies(judge, None, speedup=1e6) == [0.0]
+    assert accuracies(judge, None, speedup=4.0, repair="default") == accuracies(judge, None, speedup=4.0, repair="least_squares")
 
 
 def test_selection_is_kept_and_pairs_by_model(judge, tmp_path, monkeypatch):
@@ -196,6 +197,14 @@ def test_selection_is_kept_and_pairs_by_model(judge, tmp_path, monkeypatch):
     assert summarize(values, judges, (NONE, "good"), ("bn",), (0,), [12.0])["winner"] == NONE
     with pytest.raises(ArgumentError, match="no metanetwork called 'none'"):
         select({NONE: None}, judges, tmp_path)
+    keras.utils.set_random_seed(0)
+    other = MetaNetwork(MetaNetConfig(hidden=8, num_layers=1, fisher_weight=1.0))  # of equal weights
+    other.label = "good"
+    assert select({"good": other}, judges, tmp_path, **options) and len(calls) == 27
+    for wrong in ({"speedups": (1.0, 2.0)}, {"speedups": ()}, {"budgets": (-1,)}):
+        with pytest.raises(ArgumentError, match="expected speed-ups above 1 and budgets of 0 epochs or more"):
+            select(metanets, judges, tmp_path / "no", **{**options, **wrong})
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_repair_of_no_such_name_is_refused_before_anything_runs(tmp_path):
@@ -206,6 +215,19 @@ def test_a_repair_of_no_such_name_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(ArgumentError, match="got 'BN'"):
         repair_model(None, None, None, None, "BN")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_writes_over_nothing_that_is_there(tmp_path):
+    (tmp_path / "log.jsonl").write_text("of the zoo", encoding="utf-8")
+    with pytest.raises(ArgumentError, match="another folder than the zoo's"):
+        mixed.meta_train_on_zoo(tmp_path / "zoo" / "..", tmp_path)
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == "of the zoo"
+    for name in ("training", "../mine"):
+        with pytest.raises(ArgumentError, match=f"got '{name}'"):
+            mixed.meta_train_on_zoo(tmp_path / "out", tmp_path, name=name)
+    with pytest.raises(ArgumentError, match="no metanetwork called 'selection'"):
+        select_on_zoo([tmp_path / "selection.keras"], tmp_path, tmp_path / "out")
+    assert logged_seconds(tmp_path / "out" / "log.jsonl") == 0
 
 
 def test_from_a_zoo_to_a_selection_on_the_command_line(tmp_path):
@@ -269,6 +291,8 @@ def test_only_the_same_training_goes_on(images, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=f"one that differs in {name}. Start"):
             other.train(resume=True)
+    with pytest.raises(ArgumentError, match="expected at least the 2 steps that are done, got 1"):
+        trainer(steps=1).train(resume=True)
     assert (tmp_path / "log.jsonl").read_text() == log
     longer = trainer(steps=3)
     longer.train(resume=True)
@@ -284,3 +308,20 @@ def test_networks_that_differ_in_an_activation_alone_share_nothing(images):
     settings = MetaTraining(steps=1, batch_size=16)
     relu, tanh, again = (each.gradients[0] for each in prepare_data_models([model("relu"), model("tanh"), model("relu")], images, settings))
     assert relu is again and relu is not tanh
+
+
+def test_networks_that_differ_in_a_constant_or_in_what_they_share_have_objectives_of_their_own(images):
+    def model(factor, layers):
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Dense(6, "relu")(keras.layers.Flatten()(inputs))
+        for layer in layers:
+            x = x + factor * layer(x)
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    def dense():
+        return keras.layers.Dense(6, "relu")
+
+    models = [model(factor, [dense(), dense()]) for factor in (0.1, 0.1, 0.5)] + [model(0.1, 2 * [dense()])]
+    prepared = prepare_data_models(models, images, MetaTraining(steps=1, batch_size=16))
+    one, again, constant, shared = (each.gradients[0] for each in prepared)
+    assert one is again and len({one, constant, shared}) == 3

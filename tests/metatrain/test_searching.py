@@ -199,6 +199,9 @@ def test_from_searches_to_a_metanetwork_on_the_command_line(tmp_path):
     assert sorted(path.name for path in zoo.glob("*.npz")) == ["mlp-0--digits--0.search.npz", "mlp-0--digits--1.search.npz"]
     assert "2 searches" in _run("zoo", "search", zoo, "--steps", 2, "--speedup", 4).stdout
     assert len((zoo / "search.jsonl").read_text().splitlines()) == 2
+    (zoo / "search.jsonl").rename(zoo / "moved")
+    assert "2 searches" in _run("zoo", "search", zoo, "--steps", 2, "--speedup", 4).stdout
+    (zoo / "moved").rename(zoo / "search.jsonl")
     _run(*train)
     card = json.loads((out / "universal.json").read_text())
     assert card["search"] == {"criterion": "group_l2", "steps": 2, "speedup": 4.0, "seed": 0}

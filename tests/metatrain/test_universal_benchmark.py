@@ -3,7 +3,6 @@
 import argparse
 import json
 import pathlib
-import re
 import sys
 import zipfile
 
@@ -14,7 +13,8 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import ablations  # noqa: E402
 import budget  # noqa: E402
-from leads import lead_tables, plot  # noqa: E402
+import over_families  # noqa: E402
+from leads import family_means, lead_tables, plot  # noqa: E402
 from rankings import bn_scale, same_widths, taylor  # noqa: E402
 from rivals import Rival, check_card  # noqa: E402
 from universal import KEY, UNPRUNED, Bench  # noqa: E402
@@ -128,18 +128,54 @@ def test_seeds_of_one_recipe_are_told_as_their_mean_and_other_metanetworks_are_n
     assert lines[0] == "| 2 nets, unpruned 97.0 | 2x | 4x | objective |"
     assert "| a | 80.5 | 71.5 | 76.5 |" in lines
     means = lines[lines.index("| mean of a, b minus group_l2 | 2x | 4x | objective |") :]
-    assert means[2].startswith("| all | +1.5 [") and means[2].count(" | +2.0 [") == 2
+    assert means[2].startswith("| all | +1.5 (") and means[2].count(" | +2.0 (") == 2
     assert "| mlp, 1 net | +2.0 | 4x: +1.0 |" in means
     tried = lines[lines.index("| choice with each, mean of a, b, minus choice | 2x | 4x | objective |") :]
-    assert tried[2].startswith("| all | +0.5 [") and tried[2].split(" | ")[2].startswith("+1.0 [")
+    assert tried[2].startswith("| all | +0.5 (") and tried[2].split(" | ")[2].startswith("+1.0 (")
     assert tried[5:8] == ["|---|---|---|", "| mlp, 1 net | +1.5 | 2x: +1.0 |", "| vit, 1 net | +1.0 | 2x: +0.0 |"]
+    assert tried[8] == "| each of 2 families once | +1.2 (+1.5, +1.0) | 2x: +0.5 (+1.0, +0.0) |"
     best = tried[tried.index("| choice with each, mean of a, b, minus group_l2 | 2x | 4x | objective |") :]
     assert best[2] == tried[2]  # the choice among criteria was group_l2 throughout
     alone = lines[lines.index("| choice with a minus | 2x | 4x | objective |") :]
-    assert alone[2].startswith("| choice | +0.5 [") and alone[3] == alone[2].replace("choice", "group_l2 (the best criterion)")
+    assert alone[2].startswith("| choice | +0.5 (") and alone[3] == alone[2].replace("choice", "group_l2 (the best criterion)")
     for part, other in {"training": {"seed": 1, "steps": 6}, "data_models": {"trained_on": networks[:1]}}.items():
         changed = {**rivals, "b": Rival(None, {**rivals["b"].card, part: other}, "b")}
         assert not any("mean of" in line for line in lead_tables(curves, files, 97.0, (2.0, 4.0), changed))
+
+
+def test_families_count_once_each(tmp_path):
+    leads = {"plain_cnn-2--digits--1010": (4.0, 2.0), "plain_cnn-3--digits--1011": (2.0, 2.0), "vit-2--digits--1010": (9.0, -1.0)}
+    lines = []
+    for net, (nearest, chosen) in leads.items():
+        def line(way, repair, speedup, test, error, net=net):
+            scores = {"validation": 0.0, "test": test, "error": error}
+            return {"net": f"{net}.keras", "way": way, "repair": repair, "speedup": speedup, "budget": 0, **scores}
+
+        lines.append(line("unpruned", None, 1.0, 0.9, None))
+        for speedup in over_families.SPEEDUPS:
+            ways = {"group_l2": (0.5, 3.0), "group_l2_fisher": (0.6, 2.0), "universal": (0.6 + nearest / 100, 4.0)}
+            part = {f"universal, {name}": (0.6 + chosen / 100, 1.0) for name in over_families.STRENGTHS}
+            lines += [line(way, "bn", speedup, *found) for way, found in {**ways, **part}.items()]
+    lines.append({**lines[1], "net": "mlp-2--digits--1010.keras"})  # not complete
+    (tmp_path / "page.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for ours, theirs, wanted in (
+        ("universal", "group_l2_fisher", (4, 2, 9)), ("universal at the nearest strength", "choice", (2, 2, -1)),
+        ("choice with universal", "group_l2", (10, 10, 10)),
+    ):  # fmt: skip
+        families, lead = over_families.lead_of(tmp_path, over_families.Lead("page", "bn", (ours,), theirs))
+        assert families == ["plain_cnn", "plain_cnn", "vit"]
+        np.testing.assert_allclose(lead[:, :-1], np.tile(np.array(wanted)[:, None], 6), atol=1e-9)
+        assert np.all(np.abs(lead[:, -1]) < np.abs(wanted))  # of 1x, where all are equal, a part
+    np.testing.assert_allclose(family_means(families, [1.0, 3.0, 5.0])[1], [2.0, 5.0])
+    (tmp_path / "page.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[1]])), encoding="utf-8")
+    with pytest.raises(ValueError, match="stands there twice"):
+        over_families.read(tmp_path / "page.jsonl")
+
+
+def test_the_page_over_families_is_what_the_logs_tell():
+    docs = pathlib.Path(__file__).resolve().parents[2] / "docs"
+    page = (docs / "over_families.md").read_text(encoding="utf-8")
+    assert over_families.report(docs, "python benchmarks/over_families.py --out docs/over_families.md") == page
 
 
 def test_the_plot_lies_beside_the_page_that_shows_it(tmp_path):
@@ -164,7 +200,7 @@ def test_budgets_are_compared_on_the_networks_that_all_ways_have_been_measured_o
     assert "(3000 examples to train on, 1500 to test on) at 8x" in page
     assert "| 2 nets, unpruned 97.0 | accuracy | minus group_l2 | mlp | plain_cnn | seconds |" in page
     assert "| group_l2 | 80.0 |  | 70.0 | 90.0 | 5 |" in page
-    assert re.search(r"\| from scratch \| 72\.5 \| -7\.5 \[.*\] \| 65\.0 \| 80\.0 \| 5 \|", page)
+    assert "| from scratch | 72.5 | -7.5 (-10.0, -5.0) | 65.0 | 80.0 | 5 |" in page
     assert "Made by `python benchmarks/budget.py`." in page and "**taylor**" not in page
 
 

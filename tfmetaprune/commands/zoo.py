@@ -84,7 +84,8 @@ def search(
             )  # fmt: skip
         rows = logged_searches(folder, files)
         done.write(rows)
-        done.show(f"{folder}: {len(files)} searches, {sum(row['seconds'] for row in rows) / len(rows):.1f} seconds each")
+        seconds = f", {sum(row['seconds'] for row in rows) / len(rows):.1f} seconds each" if rows else ""
+        done.show(f"{folder}: {len(files)} searches{seconds}")
 
 
 @zoo.command("list", epilog=examples("tfmetaprune zoo list runs/zoo", "tfmetaprune zoo list runs/zoo --json"))

@@ -48,7 +48,7 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True, loss: Any
         if is_first:
             is_first = False
             _check_inputs(batch[0], model)
-            has_own_loss = _is_own(getattr(model, "loss", None) if loss is None else loss)
+            has_own_loss = _is_own(sole_loss(model, getattr(model, "loss", None) if loss is None else loss))
             num_classes = _check_labels(batch, model, has_own_loss) if needs_labels else None
             for leaf in tf.nest.flatten(batch if needs_labels else batch[0]):
                 if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating and np.isnan(leaf).any():
@@ -64,6 +64,12 @@ def check_data(dataset: Any, model: Any, *, needs_labels: bool = True, loss: Any
             )
     if is_first:
         raise DataError("check_data: expected examples, got an empty dataset. Check where the data come from.")
+
+
+def sole_loss(model, loss):
+    """Returns the loss of a model's only output, which may stand alone in a list or under the output's name; else what is given."""
+    leaves = tf.nest.flatten(loss)
+    return leaves[0] if len(leaves) == len(model.outputs) == 1 else loss
 
 
 def loss_name(loss) -> str:

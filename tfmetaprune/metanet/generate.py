@@ -41,4 +41,11 @@ def generate(metanet, trace, statistics) -> tuple[dict, np.ndarray]:
             f"Return one number for each node."
         )
     score = tf.math.unsorted_segment_mean(score.reshape(-1), channels.unit_of_node, channels.num_units)
-    return decode_graph(graph, trace), score.numpy()
+    weights = decode_graph(graph, trace)
+    for (path, name), value in weights.items():
+        if not np.isfinite(value).all():
+            raise ArgumentError(
+                f"Metanetwork {metanet!r}: expected finite weights, got some in {name!r} of layer {path!r} that are not. "
+                f"Keep the changes small, or return the weights as they were."
+            )
+    return weights, score.numpy()

@@ -89,10 +89,19 @@ def list_data_models(folder, *, families=None, data=None) -> list[DataModelFile]
       data: names of data sets to take; None for all.
 
     Raises:
-      ArgumentError: the folder holds none.
+      ArgumentError: the folder holds none, or none of a family or data set that is asked for.
     """
     files = [DataModelFile.from_file_name(path.name) for path in pathlib.Path(folder).glob("*.keras")]
     found = [file for file in files if file is not None]
+    for what, names, present in (
+        ("families", families, {file.family for file in found}), ("data sets", data, {file.data for file in found})
+    ):  # fmt: skip
+        missing = sorted(set(names or ()) - present)
+        if found and missing:
+            raise ArgumentError(
+                f"Zoo {folder}: expected {what} among {', '.join(sorted(present))}, got {', '.join(missing)}. Make some by `tfmetaprune "
+                f"zoo make`, or leave these out."
+            )
     wanted = [f for f in found if (families is None or f.family in families) and (data is None or f.data in data)]
     if not wanted:
         what = f" of families {list(families)}" if families is not None else ""
@@ -137,7 +146,7 @@ def make_data_models(
       The data models asked for.
 
     Raises:
-      ArgumentError: a family is unknown, or none is for the inputs of a data set.
+      ArgumentError: a family is unknown, or none is for the inputs of a data set, or there is an "@" in the name of one.
       DataError: a data set cannot be loaded.
     """
     from tfmetaprune.data import load
@@ -146,6 +155,9 @@ def make_data_models(
     unknown = [name for name in families if name not in FAMILIES]
     if unknown:
         raise ArgumentError(f"Data models: expected families among {', '.join(FAMILIES)}, got {unknown}. Choose from these.")
+    confused = [name for name in data if "@" in name]
+    if confused:
+        raise ArgumentError(f"Data models: expected data without '@', which stands for '/' in names of files, got {confused}. Rename them.")
     if not variants or steps < 1:
         raise ArgumentError(f"Data models: expected variants and steps, got {list(variants)} and {steps}. Use 1 or more.")
     folder = pathlib.Path(folder)

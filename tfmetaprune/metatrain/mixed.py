@@ -20,7 +20,7 @@ from tfmetaprune.metatrain.data_models import BATCH_SIZE, ORDER_SEED, DataModelF
 from tfmetaprune.metatrain.distribution import gather, is_chief, make_strategy
 from tfmetaprune.metatrain.searching import load_searched
 from tfmetaprune.metatrain.select import NONE, load_judges, pruning_objective, select
-from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
+from tfmetaprune.metatrain.trainer import IDENTITY_FILE, MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import logged_seconds
 from tfmetaprune.pruning import check_repair
 
@@ -47,7 +47,9 @@ def split_zoo(folder, *, families=None, data=None, held_out=False, number=None):
     files = [file for file in files if (file.seed >= HELD_OUT_SEED) == held_out]
     if not files:
         what, option = (f"seeds from {HELD_OUT_SEED} on", "--held-out") if held_out else (f"seeds below {HELD_OUT_SEED}", "--seeds")
-        raise ArgumentError(f"Zoo {folder}: expected data models with {what}, got none. Make some: tfmetaprune zoo make {option} 2.")
+        raise ArgumentError(
+            f"Zoo {folder}: expected data models with {what}, got none. Make some: tfmetaprune zoo make {folder} {option} 2"
+        )
     groups, data_of = {}, {}
     for file in files:
         groups.setdefault((file.family, file.data), []).append(file)
@@ -89,6 +91,10 @@ def meta_train_on_zoo(
       ArgumentError: the zoo has no data models for this, or no searches for the objective "searched", or there is no such repair.
     """
     check_repair(validation_repair)
+    if pathlib.Path(out).resolve() == pathlib.Path(zoo).resolve():
+        raise ArgumentError(f"meta-train: expected another folder than the zoo's for the training, got {out} for both. Take a new one.")
+    if pathlib.Path(name).name != name or name == IDENTITY_FILE.removesuffix(".json"):
+        raise ArgumentError(f"meta-train: expected the name of a file, other than {IDENTITY_FILE!r} has, got {name!r}. Take another.")
     strategy = make_strategy(strategy)
     settings, config, report = settings or MetaTraining(), config or MetaNetConfig(), progress or (lambda *_: None)
     out, chief = pathlib.Path(out), is_chief(strategy)
@@ -202,6 +208,8 @@ def select_on_zoo(
     names = [pathlib.Path(str(each)).stem for each in metanets]
     if len(set(names)) < len(names):
         raise ArgumentError(f"select: expected metanetworks of different names, got {names}. Rename the files.")
+    if "selection" in names:
+        raise ArgumentError("select: expected no metanetwork called 'selection', which the result is called. Rename the file.")
     loaded = {name: load_metanetwork(each) for name, each in zip(names, metanets)}
     files = split_zoo(zoo, families=families, data=data, held_out=True, number=num_models)
     ready = iter(range(1, len(files) + 1))

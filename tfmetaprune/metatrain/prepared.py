@@ -129,7 +129,14 @@ def prepare_data_models(models, dataset, settings, rankings=None) -> list[DataMo
 
 def _prepare(trace, dataset, examples, settings, compiled) -> DataModel:
     """Prepares one data model; `compiled` holds what is compiled of every architecture seen so far."""
-    calls = [(type(c.layer).__name__, _config(c.layer), c.inputs, c.outputs, c.output_shapes) for c in trace.calls]
+    first = {}  # layer -> its first call: a layer that is called twice is not two equal ones
+    calls = [
+        (
+            type(c.layer).__name__, _config(c.layer), first.setdefault(id(c.layer), number), c.args, dict(c.kwargs), c.inputs, c.outputs,
+            c.output_shapes,
+        )
+        for number, c in enumerate(trace.calls)
+    ]  # fmt: skip
     layout = graph_layout(trace)
     parts = {(trace.calls[p.call].path, p.weight) for p in (*layout.columns, *layout.blocks)}
     alone = len(parts) < len(trace.model.weights)  # it has weights that no graph brings along

@@ -128,7 +128,8 @@ def search_data_models(
 
 def logged_searches(folder, files: Sequence[DataModelFile]) -> list[dict]:
     """Returns what the log of a zoo says about the latest search for each of some data models."""
-    lines = [json.loads(line) for line in (pathlib.Path(folder) / "search.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = pathlib.Path(folder) / "search.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     rows = {DataModelFile(*(line[name] for name in DataModelFile._fields)): line for line in lines}
     return [rows[file] for file in files if file in rows]
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import time
 import zlib
@@ -15,6 +16,7 @@ from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, NothingToPruneError
 from tfmetaprune.finetuning import finetune_model
 from tfmetaprune.graph import channel_statistics
+from tfmetaprune.metanet import MetaNetwork
 from tfmetaprune.metanet.generate import generate
 from tfmetaprune.metatrain.data_models import BATCH_SIZE, DataModelFile
 from tfmetaprune.metatrain.zoo import accuracy, append_line, dataset_arrays
@@ -118,8 +120,9 @@ def accuracies(judge: Judge, metanet, *, speedup, repair="bn", budgets=(0,), see
     weights, score = metanet if isinstance(metanet, tuple) else generated(judge, metanet)
     try:
         plan = make_plan(
-            judge.trace, speedup=speedup, score=score, weights=weights, seed=seed, step=1.0 if repair == "least_squares" else None
-        )
+            judge.trace, speedup=speedup, score=score, weights=weights, seed=seed,
+            step=1.0 if repair in ("default", "least_squares") else None,
+        )  # fmt: skip
     except NothingToPruneError:
         return [0.0] * len(budgets)
     small = repaired_models(judge, plan, weights, repair=repair, budgets=budgets, seed=seed)
@@ -207,6 +210,11 @@ def select(
             f"{list(budgets)}, {list(repairs)}, {list(metanets)}. Rename the file or give what is missing."
         )
     speedups = sorted(map(float, speedups))
+    if not speedups or not all(1 < speedup < math.inf for speedup in speedups) or min(budgets) < 0:
+        raise ArgumentError(
+            f"select: expected speed-ups above 1 and budgets of 0 epochs or more, got {speedups} and {list(budgets)}. "
+            f"The objective begins at 1x by itself."
+        )
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     log, done = folder / "measured.jsonl", {}
@@ -214,7 +222,7 @@ def select(
         entry = json.loads(line)
         done[tuple(entry["key"])] = entry["accuracy"]
     ways, values = {NONE: None, **metanets}, {}
-    names = {name: name if metanet is None else f"{name} {digest(metanet)}" for name, metanet in ways.items()}
+    names = {name: name if metanet is None else f"{name} {digest(metanet)}{_config_digest(metanet)}" for name, metanet in ways.items()}
     count, total = 0, len(judges) * len(repairs) * len(ways)
     for judge in judges:
         for name, metanet in ways.items():
@@ -299,15 +307,28 @@ def paired(differences) -> dict:
       >>> paired(np.array([0.01, 0.03]))
       {'mean': 0.02, 'interval': [-0.1071, 0.1471], 'won': 1.0, 'num_models': 2}
     """
+    mean, interval = mean_and_interval(differences)
+    interval = interval and [round(end, 4) for end in interval]
+    won = float(np.mean(differences > 0))
+    return {"mean": round(mean, 4), "interval": interval, "won": round(won, 4), "num_models": len(differences)}
+
+
+def mean_and_interval(values) -> tuple[float, tuple[float, float] | None]:
+    """Returns the mean of values [n] and its 95 % interval by Student's t, None for fewer than two."""
     from scipy import stats
 
-    count, mean = len(differences), float(np.mean(differences))
-    interval = None
-    if count > 1:
-        margin = float(stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / count**0.5)
-        interval = [round(mean - margin, 4), round(mean + margin, 4)]
-    won = float(np.mean(differences > 0))
-    return {"mean": round(mean, 4), "interval": interval, "won": round(won, 4), "num_models": count}
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return mean, None
+    margin = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
+    return mean, (mean - margin, mean + margin)
+
+
+def _config_digest(metanet) -> str:
+    """Tells metanetworks of equal weights apart that compute something else with them; nothing for other functions of graphs."""
+    if not isinstance(metanet, MetaNetwork):
+        return ""
+    return f" {zlib.crc32(json.dumps(metanet.config.to_dict(), sort_keys=True).encode()):08x}"
 
 
 def digest(model) -> str:

@@ -23,7 +23,7 @@ from tfmetaprune.pruning.search import COMPARED, FITTED
 from tfmetaprune.report.board import ScalarBoard
 
 _MAY_CHANGE = ("steps", "checkpoint_every", "validate_every", "patience")  # of the settings, when a training goes on
-_IDENTITY = "training.json"  # beside the checkpoints: which training they are of
+IDENTITY_FILE = "training.json"  # beside the checkpoints: which training they are of
 # of the published objectives, for the mean loss of a batch: the published weights go with the sum over about 100 batches
 REGULARIZATION = {"published": 10 / 100, "published_sparse": 0.1 / 100}
 
@@ -225,13 +225,19 @@ class MetaTrainer:
           progress: called as `progress(step, loss)` after every step.
 
         Raises:
-          ArgumentError: the folder has checkpoints, and this is not to go on from them, or they are of another training.
+          ArgumentError: the folder has checkpoints, and this is not to go on from them, or they are of another training or of
+            more steps.
           MetaNetworkError: the loss is no longer finite, or the workers resume from different steps.
         """
         if self.checkpoints.latest_checkpoint:
             self._check_same(resume)
             self.checkpoints.restore_or_initialize()
         settings, chief = self.settings, is_chief(self.strategy)
+        if int(self.step) > settings.steps:
+            raise ArgumentError(
+                f"Meta-training in {self.folder}: expected at least the {int(self.step)} steps that are done, got {settings.steps}. "
+                f"Ask for as many, or start in another folder."
+            )
         starts = gather(self.strategy, int(self.step))
         if len(set(starts)) > 1:
             raise MetaNetworkError(
@@ -241,7 +247,7 @@ class MetaTrainer:
         with contextlib.ExitStack() as stack:
             if chief:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / _IDENTITY).write_text(json.dumps(self._identity(), indent=2) + "\n", encoding="utf-8")
+                (self.folder / IDENTITY_FILE).write_text(json.dumps(self._identity(), indent=2) + "\n", encoding="utf-8")
                 log = stack.enter_context(open(self.folder / "log.jsonl", "a" if int(self.step) else "w", encoding="utf-8"))
                 board = stack.enter_context(contextlib.closing(ScalarBoard(self.folder / "tensorboard")))
                 write = functools.partial(self._write, log, board)
@@ -272,7 +278,7 @@ class MetaTrainer:
                 f"Meta-training in {self.folder}: expected a folder without checkpoints, got some. Go on from them with resume=True "
                 f"(--resume), or take another folder."
             )
-        path = self.folder / _IDENTITY
+        path = self.folder / IDENTITY_FILE
         found, wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, self._identity()
         differing = [
             f"{part} {name}" for part in found for name in wanted.get(part, ()) if found[part].get(name) != wanted[part][name]

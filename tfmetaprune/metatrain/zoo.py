@@ -82,8 +82,9 @@ def append_line(path, entry: dict):
 
 
 def logged_seconds(path) -> float:
-    """Sums the seconds of a log, over all the runs that wrote it."""
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    """Sums the seconds of a log, over all the runs that wrote it; 0 if there is none."""
+    path = pathlib.Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
     return sum(json.loads(line)["seconds"] for line in lines)
 
 
