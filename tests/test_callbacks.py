@@ -12,6 +12,7 @@ import tfmetaprune
 from tfmetaprune import MetaPruning, callbacks
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError, NothingToPruneError, UnsupportedModelError
+from tfmetaprune.interop.partners import reset_slots
 
 
 @BOTH
@@ -61,6 +62,8 @@ def test_a_model_whose_fit_broke_off_is_free_after_cancel(k):
     assert [variable.constraint for variable in model.trainable_variables] == constraints
     fit(model, epochs=1)
     assert np.count_nonzero(np.asarray(kernel) == 0) < silent
+    with pytest.raises(ArgumentError, match="expected to be used in one fit, got a second one"):
+        fit(model, pruning, epochs=1)
     again = MetaPruning(**ALONE)
     fit(model, again, epochs=1)
     assert_equal_outputs(again, model)
@@ -95,6 +98,34 @@ def test_metanetwork_rewrites_once_and_slots_start_anew(k):
     assert_equal_outputs(pruning, model)
     assert pruning.report["metanetwork"] == "scaling" and pruning.report["repair"] == "bn"
     assert all(dropped == sorted(dropped) for dropped in pruning.plan.dropped.values())
+
+
+@BOTH
+def test_averages_of_weights_start_from_the_weights(k):
+    model = make_net(k, k.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.99))
+    fit(model, epochs=1)
+    for variable in model.trainable_variables:
+        variable.assign(2 * variable + 1)
+    assert reset_slots(model)
+    averages = model.optimizer._model_variables_moving_average
+    for average, variable in zip(averages, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(average), np.asarray(variable))
+
+
+def test_what_a_class_holds_beside_its_graph_stays():
+    class Weighted(keras.Model):
+        def __init__(self, inputs, outputs, name=None):
+            super().__init__(inputs, outputs, name=name)
+            self.balance = self.add_weight(name="balance", shape=(2,), initializer="zeros", trainable=False)
+
+    net = make_net(keras)
+    model = Weighted(net.input, net.output)
+    model.compile("adam", net.loss)
+    model.balance.assign([1.0, 2.0])
+    pruning = MetaPruning(speedup=1.5, start_epoch=1, data=digits()[0], metanetwork=scaling)
+    fit(model, pruning, epochs=2)
+    np.testing.assert_array_equal(model.balance, [1.0, 2.0])
+    assert_equal_outputs(pruning, model)
 
 
 def test_arrays_sorted_by_class_are_measured_in_another_order(monkeypatch):

@@ -150,6 +150,22 @@ def test_mirrored_on_two_devices():
     assert run.stdout.strip().endswith("done"), run.stderr[-3000:]
 
 
+def test_a_state_of_other_options_is_refused(tmp_path):
+    model, given = make_net(keras), {"end_epoch": 2, "state_path": tmp_path / "plan.json", **ALONE}
+    first = MetaPruning(speedup=1.5, **given)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, first, Interrupt(1), epochs=3)
+    first.cancel()
+    other = MetaPruning(speedup=2.0, **given)
+    with pytest.raises(ArgumentError, match="got one that differs in speedup. Delete the file"):
+        fit(model, other, epochs=3)
+    other.cancel()
+    again = MetaPruning(speedup=1.5, **given)
+    fit(model, again, epochs=2)
+    assert np.array_equal(again.plan.keep, first.plan.keep)
+    assert_equal_outputs(again, model)
+
+
 def test_a_state_of_another_model_is_refused(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text('{"plan": {"groups": {"nobody": {"size": 3, "dropped": [1]}}}}')
@@ -157,4 +173,4 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         fit(make_net(keras), MetaPruning(state_path=path, **ALONE))
     path.write_text("{}")
     with pytest.raises(ArgumentError, match="expected what a MetaPruning of this model wrote, got .*Delete the file"):
-        SilencingSteps.load(path, trace_model(make_net(keras)), 5)
+        SilencingSteps.load(path, trace_model(make_net(keras)), 5, {})

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -110,6 +111,8 @@ def test_help_imports_nothing_heavy():
         (("prune", "MODEL", "--out", "OUT", "--data-dir", "EMPTY"), "prune without --data: expected no --data-dir"),
         (("export", "MODEL", "--scaling", "none"), "export without --data: expected no --scaling"),
         (("report", "MADE", "--data", "digits"), "report without --curve: expected no --data"),
+        (("report", "MADE", "--model", "MODEL"), "report without --curve and --latency: expected no --model"),
+        (("prune", "MODEL", "--out", "HERE"), "expected another folder than the model's own"),
         (("compare", "MODEL", "MODEL", "--data", "BROKEN"), "TensorFlow: expected data and models that it can read and run, got: "),
         (("compare", "MODEL", "MODEL", "--data", "digitz"), "Did you mean 'digits'?"),
         (("compare", "MADE"), "which is gone. Name where it is now"),
@@ -141,7 +144,7 @@ def test_error_is_one_paragraph(folder, tmp_path, monkeypatch, arguments, messag
     names = {
         "MODEL": folder / "model.keras", "OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path / "empty",
         "EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken", "NOT.tflite": tmp_path / "not.tflite", "MADE": made,
-        "FILE/plot.png": tmp_path / "file" / "plot.png",
+        "FILE/plot.png": tmp_path / "file" / "plot.png", "HERE": folder,
     }  # fmt: skip
     result = run(*(names.get(argument, argument) for argument in arguments), code=2)
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1 and message in result.stderr, result.stderr
@@ -193,6 +196,15 @@ def test_prune_without_data_and_compare(folder, tmp_path):
     shown = run("compare", folder / "model.keras", out / "model.keras", "--analyze", "--plot", tmp_path / "plot.png").stdout
     assert "x less)" in shown and f"width of {conv} " in shown and "stable rank" in shown and f"width of {dense} " not in shown
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_is_compared_with_one_that_tensorflow_saved(folder, tmp_path):
+    keras.models.load_model(folder / "model.keras").save(tmp_path / "saved", save_format="tf")
+    run("prune", tmp_path / "saved", "--speedup", 2, "--out", tmp_path / "small")
+    compared = json.loads(run("compare", tmp_path / "small", "--json").stdout)["models"]
+    assert [row["size_bytes"] for row in compared] == [None, (tmp_path / "small" / "model.keras").stat().st_size]
+    shown = run("compare", tmp_path / "small").stdout
+    assert re.search(r"bytes of the file +- +[\d.]+ k", shown)
 
 
 def test_images_get_the_size_of_the_models_input(folder, tmp_path):

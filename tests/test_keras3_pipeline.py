@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import tfmetaprune
 from tfmetaprune import cli
+from tfmetaprune.data import as_dataset
 from tfmetaprune.errors import DataError
 from tfmetaprune.finetuning import evaluate_model, own_losses
 from tfmetaprune.interop import carry
@@ -169,19 +170,28 @@ def _squared(y_true, y_pred):
     return keras3.ops.mean((keras3.ops.one_hot(y_true, 4) - y_pred) ** 2, -1)
 
 
+class _SquaredLoss(keras3.losses.Loss):
+    def call(self, y_true, y_pred):
+        return _squared(y_true, y_pred)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         "sparse_categorical_crossentropy", _squared, keras3.losses.SparseCategoricalCrossentropy(from_logits=True),
-        keras3.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1), "crossentropy", "circle",
+        keras3.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1), "crossentropy", "CE", "circle", _SquaredLoss,
+        keras3.losses.SparseCategoricalCrossentropy,
     ],
-    ids=["name", "function", "object", "object of its own options", "name that depends on the labels", "name of Keras 3 alone"],
+    ids=[
+        "name", "function", "object", "object of its own options", "name that depends on the labels", "in capitals",
+        "name of Keras 3 alone", "class", "class of Keras",
+    ],
 )  # fmt: skip
 def test_the_loss_is_the_models_own(loss):
     model, (x, y) = two_blocks(), make_data(32)
     model.compile("sgd", loss)
     expected = np.ravel(model.evaluate(x, y, verbose=0, batch_size=32))[0]
-    data = tfmetaprune.pipeline.as_dataset((x, y), batch_size=32)
+    data = as_dataset((x, y), batch_size=32)
     measured = evaluate_model(carry(model)[0], data, own_losses(model))
     assert measured["loss"] == pytest.approx(expected, rel=1e-4)
 

@@ -149,6 +149,8 @@ class MetaPruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Checks what can be checked before the first step, and makes the weights ready to be silenced."""
+        if self._silencer is not None:  # of a fit that broke off
+            raise ArgumentError("MetaPruning: expected to be used in one fit, got a second one. Make a new MetaPruning for it.")
         model = self._trained
         image, self._trace = _outside_of_scopes(lambda: _traced(model))
         make_plan(self._trace, speedup=self._options["speedup"], step=1.0)  # raises if the speed-up is out of reach
@@ -231,7 +233,8 @@ class MetaPruning(keras.callbacks.Callback):
         start = self._options["start_epoch"] if end is not None else epoch
         end = start + (max(last or 0, start) - start) / 3 if end is None else end
         iterations = int(tf.convert_to_tensor(self._trained.optimizer.iterations))
-        done = None if self._state_path is None else SilencingSteps.load(self._state_path, self._trace, iterations)
+        options = {key: name_of(value) for key, value in self._options.items()}
+        done = None if self._state_path is None else SilencingSteps.load(self._state_path, self._trace, iterations, options)
         if done is None:
             plan, order, scores = _outside_of_scopes(self._rewrite)
             done = SilencingSteps(plan, order, scores, start, end, iterations)
@@ -239,7 +242,7 @@ class MetaPruning(keras.callbacks.Callback):
         self._steps.num_batches = (self.params or {}).get("steps") or self._steps.num_batches
         self._plan = done.plan
         if self._state_path is not None:
-            self._steps.save(self._state_path)
+            self._steps.save(self._state_path, options)
 
     def _rewrite(self):
         """Lets the metanetwork change the trained weights. Returns the plan, the units that go in order, and all scores."""
@@ -252,17 +255,18 @@ class MetaPruning(keras.callbacks.Callback):
         scores = scores if rewritten.score is None else scores + rewritten.score
         if rewritten.weights is not None:
             changed = replace_weights(image, rewritten.weights)
-            self._take(image, reestimate_bn(changed, self._data) if options["repair"] == "bn" else changed)
+            self._take(trace, reestimate_bn(changed, self._data) if options["repair"] == "bn" else changed)
             if not reset_slots(self._trained):
                 self._note("The optimizer cannot be made again from its config, so its slots stayed as they were.")
         dropped = np.flatnonzero(~plan.keep)
         return plan, dropped[np.argsort(scores[dropped], kind="stable")], scores
 
-    def _take(self, image, changed):
-        """Gives the trained model the weights of a tf_keras model of the same structure."""
-        partners = weight_partners(self._trained, image)
-        for here, new in zip(image.weights, changed.weights, strict=True):
-            partners[id(here)].assign(tf.cast(tf.convert_to_tensor(new), here.dtype))
+    def _take(self, trace, changed):
+        """Gives the trained model the weights of a tf_keras model of the same structure; what its class holds beside that stays."""
+        partners = weight_partners(self._trained, trace.model)
+        for call, other in zip(trace.calls, trace_model(changed).calls, strict=True):
+            for here, new in zip(call.layer.weights, other.layer.weights, strict=True):
+                partners[id(here)].assign(tf.cast(tf.convert_to_tensor(new), here.dtype))
 
     def _silence(self, epoch, batch=0):
         if self._steps is not None and self._steps.move_to(epoch, batch):

@@ -101,11 +101,11 @@ def model_files(folder, original=None) -> tuple[pathlib.Path, pathlib.Path]:
       ArgumentError: the folder does not tell where the original is.
     """
     read = read_folder(folder)
-    small = next((path for path in map(read.path.joinpath, ("model.keras", "pruned.keras")) if path.exists()), None)
-    if small is None:
-        raise ArgumentError(f"Folder '{folder}': expected model.keras or pruned.keras in it, found neither. Prune again.")
-    known = [read.path / "original.keras", *([pathlib.Path(str(read.report["model"]))] if read.report.get("model") else [])]
-    found = pathlib.Path(original) if original else next((path for path in known if path.exists()), None)
-    if found is None:
+    small = read.path / ("pruned.keras" if "rows" in read.report else "model.keras")  # as `demo` or `prune` calls it
+    if not small.exists():
+        raise ArgumentError(f"Folder '{folder}': expected {small.name} in it, found none. Prune again.")
+    noted = read.report.get("model")
+    found = pathlib.Path(original or noted or read.path / "original.keras")
+    if not original and not found.exists():
         raise ArgumentError(f"Folder '{folder}': expected to find the model that was pruned, found none. Name it by --model FILE.keras.")
     return found, small

@@ -205,6 +205,11 @@ def test_tables_of_series_in_every_form(tmp_path, form):
     assert load(path, input_shape=(3,)).input_shape == (3,)
 
 
+def test_a_class_may_be_called_as_the_column_of_labels_often_is(tmp_path):
+    (tmp_path / "a.csv").write_text("\n".join(f"{'yn'[i % 2]},{i},{i}.5" for i in range(40)))
+    assert sum(load(tmp_path / "a.csv").num_examples.values()) == 40
+
+
 def test_a_column_can_name_the_splits(tmp_path):
     rows = [f"{row},{'test' if i < 5 else 'train'}" for i, row in enumerate(rows_of(30))]
     (tmp_path / "a.csv").write_text("\n".join(["label,a,b,c,split", *rows]))
@@ -218,6 +223,7 @@ def test_a_column_can_name_the_splits(tmp_path):
         ("", "got an empty file"),
         ("0,1,2\n1,2\n", "3 columns in every row of .*, got 2 in line 2"),
         ("0,1,2\n1,2,\n", "expected numbers in .*, got '' in line 2"),
+        ("0,1,\n1,2,3\n", "expected numbers in .*, got '' in line 1"),
         ("label,a,split\n0,1,dev\n", "train, validation or test as split in .*, got 'dev' in line 2"),
         ("label,a,split\n0,1,test\n", "expected series for training in .*, got none"),
         ("0,nan\n1,2\n", "got NaN or infinity in example 0"),

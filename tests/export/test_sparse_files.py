@@ -128,7 +128,9 @@ def test_integer_inputs_and_outputs(model, digits, tmp_path):
     assert np.mean(actual.argmax(1) == expected.argmax(1)) >= 0.99
     scale, zero_point = entry["quantization"]
     stored = np.clip(np.round(test_x / scale) + zero_point, -128, 127).astype(np.int8)
-    np.testing.assert_array_equal(run_tflite(report.path, stored), actual)  # integers are taken as they are
+    np.testing.assert_array_equal(run_tflite(report.path, stored), actual)  # bytes of the file's own kind are taken as they are
+    whole = np.round(test_x).astype(np.uint8)  # others are numbers
+    np.testing.assert_array_equal(run_tflite(report.path, whole), run_tflite(report.path, whole.astype(np.float32)))
 
 
 def test_options_that_do_not_fit(model, digits, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from zoo import ZOO, random_inputs
+from zoo import ZOO, random_inputs, randomize
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.errors import ArgumentError, DataError, NothingToPruneError, UnsupportedModelError
@@ -277,6 +277,19 @@ def test_reestimated_bn_fits_the_data(name):
     batch_mode = run_masked(trace_model(model), None, inputs, training_bn=True)
     for got, expected in zip(_outputs(repaired, inputs), batch_mode, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_bn_inside_of_a_step_is_reestimated():
+    layers, inputs = keras.layers, keras.Input((5, 8, 3))
+    x = layers.TimeDistributed(layers.Conv1D(6, 3), name="conv")(inputs)
+    x = layers.TimeDistributed(layers.BatchNormalization(), name="norm")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x))), "steps")
+    x = np.random.default_rng(0).normal(1, 2, (40, 5, 8, 3)).astype(np.float32)
+    repaired, hidden = reestimate_bn(model, [x]), model.get_layer("conv")(x).numpy()
+    norm = repaired.get_layer("norm").layer
+    np.testing.assert_allclose(norm.moving_mean, hidden.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, hidden.var((0, 1, 2)), rtol=1e-3)
+    assert not np.allclose(model.get_layer("norm").layer.moving_mean, norm.moving_mean, rtol=0.1)
 
 
 def test_reestimated_bn_is_the_mean_over_batches_and_calls():

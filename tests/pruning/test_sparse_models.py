@@ -53,6 +53,25 @@ def test_mixed_precision():
         assert result.model.get_layer("a").kernel.dtype == tf.float32
 
 
+@pytest.mark.parametrize("k", [keras, keras3])
+def test_weights_that_a_class_makes_for_itself_are_not_held(k):
+    class Weighted(k.Model):
+        def __init__(self, inputs, outputs, name=None):
+            super().__init__(inputs, outputs, name=name)
+            self.balance = self.add_weight(name="balance", shape=(2,), initializer="zeros")
+
+    def finetune(model, train_data, validation_data):
+        assert type(model) is Weighted
+        model.balance.assign([1.0, 2.0])
+
+    inputs = k.Input((8,))
+    model = Weighted(inputs, k.layers.Dense(3)(k.layers.Dense(16, "relu", name="a")(inputs)))
+    data = np.random.default_rng(0).normal(size=(64, 8)).astype("float32"), np.arange(64) % 3
+    result = tfmetaprune.prune(model, data, method="unstructured", finetune=finetune, metanetwork=None, repair=None)
+    np.testing.assert_array_equal(np.asarray(result.model.balance), [1.0, 2.0])
+    assert np.mean(np.asarray(result.model.get_layer("a").kernel) == 0) > 0.5
+
+
 def _fit(optimizer, touch=False):
     """A callable fine-tuning with a loop of its own."""
 

@@ -127,6 +127,7 @@ def test_a_recipe_of_ones_own_may_leave_out_what_has_a_default(tmp_path):
         ("learning_rate: 0.1}}", "learning_rate: fast}}", "data_models.training.learning_rate: expected a number, got 'fast'"),
         ("learning_rate: 0.1}}", "learning_rate: 0.1, optimizer: lion}}", "data_models.training.optimizer: expected one of sgd,"),
         ("1e-3}", "1e-3, schedule: milestones, milestones: [2]}", r"training.milestones: expected rising epochs .* 0 and 2, got \(2,\)"),
+        ("1e-3}", "1e-3, warmup_epochs: 1}", "training.warmup_epochs: expected 0 with another schedule than cosine, got 1"),
         ("1e-3}", "1e-3, milestones: [1, x]}", r"training.milestones\[1\]: expected a whole number, got 'x'"),
         ("{speedup: 2}", "{method: unstructured}", "pruning.method: expected structured with use: weights, got 'unstructured'"),
         ("{speedup: 2}", "{speedup: 0.5}", "pruning.speedup: expected at least 1, got 0.5"),
@@ -285,6 +286,11 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         Store(tmp_path, {"a": 1, "b": (2,)}, resume=False)
     with pytest.raises(ArgumentError, match="expected the run of the same recipe, got one that differs in b"):
         Store(tmp_path, {"a": 1, "b": (3,)}, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "network.json").touch()  # as `prune` writes one
+    with pytest.raises(ArgumentError, match="expected a new folder or that of a run, got one of other results"):
+        Store(tmp_path / "other", {}, resume=False)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["network.json"]
     (tmp_path / "file").touch()
     with pytest.raises(ArgumentError, match="expected a folder that can be written, got"):
         Store(tmp_path / "file", {}, resume=False)

@@ -217,6 +217,22 @@ def test_folders_that_are_none(folder, tmp_path):
         model_files(folder)
 
 
+def test_files_are_those_that_the_report_is_of(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "original.keras").touch()  # what a demonstration has left
+    report = {**read("report.json", copy), "model": str(tmp_path / "mine.keras")}
+    (copy / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ArgumentError, match="expected to find the model that was pruned"):
+        model_files(copy)
+    (tmp_path / "mine.keras").touch()
+    assert model_files(copy) == (tmp_path / "mine.keras", copy / "model.keras")
+    (copy / "report.json").write_text(json.dumps({"rows": []}))
+    with pytest.raises(ArgumentError, match="expected pruned.keras in it, found none"):
+        model_files(copy)
+    (copy / "pruned.keras").touch()
+    assert model_files(copy) == (copy / "original.keras", copy / "pruned.keras")
+
+
 def test_command(folder, sparse_folder, tmp_path):
     before = sorted(path.name for path in folder.iterdir())
     printed = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "page.html")])

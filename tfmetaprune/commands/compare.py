@@ -67,8 +67,8 @@ def compare(
         rows = []
         with progress_bar("Measuring the models", len(paths)) as advance:
             for path, name, model in zip(paths, _short_names(paths), loaded):
-                content = path.read_bytes() if path.is_file() else b""
-                sizes = {"size_bytes": len(content), "gzip_size_bytes": len(gzip.compress(content))}
+                content = path.read_bytes() if path.is_file() else None  # a folder of TensorFlow's has no size to compare
+                sizes = {"size_bytes": content and len(content), "gzip_size_bytes": content and len(gzip.compress(content))}
                 rows.append({**summarize(model, name, splits and splits.test).to_dict(), "path": str(path), **sizes})
                 advance()
         changes = None

@@ -114,6 +114,11 @@ def prune(
             epochs = 0
         if distill and epochs == 0:
             raise ArgumentError("prune: expected fine-tuning for --distill, got --epochs 0. Leave one of them out.")
+        if (out / "model.keras").resolve() == model.resolve():
+            raise ArgumentError(
+                f"prune: expected another folder than the model's own, got --out '{out}', where the pruned model would take its "
+                f"place. Name another."
+            )
         keras_model = load_model(model)
         with quiet():
             from tfmetaprune import pipeline

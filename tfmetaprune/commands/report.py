@@ -37,6 +37,8 @@ def report(
     with results(as_json, is_quiet) as done:
         if not curve:
             refuse_unused("report without --curve", data=data, data_dir=data_dir, scaling=scaling)
+        if not (curve or latency):
+            refuse_unused("report without --curve and --latency", model=model)
         path = write_report(folder, out)  # finds out at once whether all can be read and written
         if curve or latency:
             _measure(folder, latency, curve, model, (data, data_dir, seed, scaling))

@@ -34,7 +34,8 @@ def table_examples(path) -> Examples:
     if not rows:
         raise DataError(f"load: expected rows in '{path}', got an empty file. Write one row a series.")
     head = [cell.strip().lower() for cell in rows[0][1]]
-    has_head = head[0] in _LABEL_NAMES or not all(map(_is_number, head[1:]))
+    is_name = head[0] in _LABEL_NAMES and all(row[0].strip().lower() != head[0] for _, row in rows[1:])  # and no class of that name
+    has_head = is_name or any(cell and not _is_number(cell) for cell in head[1:])  # a missing value is no name
     label = next((head.index(name) for name in _LABEL_NAMES if has_head and name in head), 0)
     split = head.index("split") if has_head and "split" in head else None
     values, labels, splits = [], [], []

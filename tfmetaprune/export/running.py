@@ -25,7 +25,7 @@ def run_tflite(path, inputs, *, num_threads=1, batch_size=32):
     Args:
       path: Path of the file.
       inputs: Array [samples, ...], or a list or tuple of them in the order of the Keras model's inputs. They are cast
-        to the file's dtypes; floats are quantised where the file's inputs are 8-bit.
+        to the file's dtypes; where its inputs are 8-bit, numbers of another dtype are quantised.
       num_threads: Number of threads of the interpreter.
       batch_size: Number of samples that are run at once; a file of fixed batch size is run with its own.
 
@@ -86,9 +86,9 @@ def run_file(path, arrays, *, num_threads=1, batch_size, delegates=True):
 
 
 def _to_stored(array, details):
-    """Returns an array in the dtype of a file's input; floats are quantised by its scale where it is 8-bit."""
+    """Returns an array in the dtype of a file's input; where that is 8-bit, numbers of another dtype are quantised by its scale."""
     scale, zero_point = details["quantization"]
-    if scale and np.issubdtype(details["dtype"], np.integer) and np.issubdtype(array.dtype, np.floating):
+    if scale and np.issubdtype(details["dtype"], np.integer) and array.dtype != details["dtype"]:
         limits = np.iinfo(details["dtype"])
         array = np.clip(np.round(array / scale) + zero_point, limits.min, limits.max)
     return np.ascontiguousarray(array, dtype=details["dtype"])

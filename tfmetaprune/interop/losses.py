@@ -30,7 +30,9 @@ def loss_weights_of(model):
 
 
 def _carried_loss(loss):
-    if loss in ("crossentropy", "ce"):
+    if isinstance(loss, type):  # Keras 3 makes an object of a class
+        loss = loss()
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         return crossentropy
     if isinstance(loss, str):
         try:

@@ -44,7 +44,7 @@ def weight_partners(original, converted) -> dict[int, object]:
 def reset_slots(model) -> bool:
     """Gives the slots of a model's optimizer (momentum, second moments, averages) the values they start with.
 
-    The number of steps done and the learning rate stay.
+    The number of steps done and the learning rate stay; averages of weights start from the weights as they are.
 
     Args:
       model: a compiled model of either Keras.
@@ -64,6 +64,10 @@ def reset_slots(model) -> bool:
         if [value.shape for value in values] == [slot.shape for slot in slots]:
             for slot, value in zip(slots, values):
                 slot.assign(value)
+            averages = getattr(optimizer, "_model_variables_moving_average", None) or ()
+            for average, variable in zip(averages, model.trainable_variables):
+                if average is not None:  # Keras 3 makes them of zeros, and takes the weights in the very first step alone
+                    average.assign(tf.convert_to_tensor(variable))
             return True
     return False
 

@@ -30,7 +30,7 @@ def reestimate_bn(model, dataset, *, num_batches: int = 50):
       UnsupportedModelError: the model cannot be traced.
     """
     trace = trace_model(model)
-    if not any(is_batch_norm(channels) for channels in trace.channels.calls):
+    if not any(_batch_norm_of(channels) for channels in trace.channels.calls):
         return replace_weights(model, {})
     statistics = tf.function(lambda group: _batch_statistics(trace, group), reduce_retracing=True)
     totals, count = None, 0
@@ -87,10 +87,12 @@ def _batch_statistics(trace, group):
     seen, values = {}, [dict(zip(trace.inputs, inputs)) for inputs in group]
     for call, channels in zip(trace.calls, trace.channels.calls):
         arguments = [call_arguments(call, known) for known in values]
-        if is_batch_norm(channels):
-            made, mean, variance = _normalize(call.layer, [args[0] for args, _ in arguments])
-            seen.setdefault(f"{call.path}/moving_mean", []).append(tf.cast(mean, tf.float32))
-            seen.setdefault(f"{call.path}/moving_variance", []).append(tf.cast(variance, tf.float32))
+        norm = _batch_norm_of(channels)
+        if norm is not None:
+            layer, prefix = norm
+            made, mean, variance = _normalize(layer, [args[0] for args, _ in arguments], in_steps=bool(prefix))
+            seen.setdefault(f"{call.path}/{prefix}moving_mean", []).append(tf.cast(mean, tf.float32))
+            seen.setdefault(f"{call.path}/{prefix}moving_variance", []).append(tf.cast(variance, tf.float32))
         else:
             made = [call.layer(*args, **kwargs) for args, kwargs in arguments]
         for known, outputs in zip(values, made):
@@ -98,11 +100,25 @@ def _batch_statistics(trace, group):
     return {key: tf.add_n(found) / len(found) for key, found in seen.items()}
 
 
-def _normalize(layer, batches):
-    """`batch_normalize` of several batches by the statistics of all."""
+def _batch_norm_of(channels):
+    """Returns the BatchNormalization that a call is of, or its TimeDistributed holds, and what its weights' names begin with; or None."""
+    layer = channels.call.layer
+    if is_batch_norm(channels):
+        return layer, ""
+    is_inside = isinstance(layer, keras.layers.TimeDistributed) and {"layer.moving_mean", "layer.moving_variance"} <= set(channels.weights)
+    return (layer.layer, "layer.") if is_inside else None
+
+
+def _normalize(layer, batches, in_steps=False):
+    """`batch_normalize` of several batches by the statistics of all; `in_steps`: of each step of a sequence, by those of all steps."""
     whole, masks = tf.concat(batches, 0), [getattr(x, "_keras_mask", None) for x in batches]
-    if masks[0] is not None:
+    if masks[0] is not None and not in_steps:
         whole._keras_mask = tf.concat(masks, 0)
-    normalized, mean, variance = batch_normalize(layer, whole)
+    if in_steps:
+        steps = tf.reshape(whole, tf.concat([[-1], tf.shape(whole)[2:]], 0))
+        normalized, mean, variance = batch_normalize(layer, tf.ensure_shape(steps, [None, *whole.shape[2:]]))
+        normalized = tf.reshape(normalized, tf.shape(whole))
+    else:
+        normalized, mean, variance = batch_normalize(layer, whole)
     parts = tf.split(normalized, [tf.shape(x)[0] for x in batches], num=len(batches)) if len(batches) > 1 else [normalized]
     return [carry_mask(x, part) for x, part in zip(batches, parts)], mean, variance

@@ -79,11 +79,12 @@ class SilencingSteps:
         self.keep[self.order[:count]] = False
         return not np.array_equal(before, self.keep)
 
-    def save(self, path):
-        """Writes everything but the present time to a JSON file, whole or not at all."""
+    def save(self, path, options: dict):
+        """Writes everything but the present time to a JSON file, whole or not at all; with the options that it was made with, JSON-able."""
         text = json.dumps({
             "plan": json.loads(self.plan.to_json()), "order": self.order.tolist(), "scores": self.scores.tolist(),
             "start": self.start, "end": self.end, "iterations": self.iterations,
+            "options": options,
         })  # fmt: skip
         path = pathlib.Path(path)
         partial = path.with_name(path.name + ".partial")
@@ -97,20 +98,21 @@ class SilencingSteps:
             ) from error
 
     @staticmethod
-    def load(path, trace: ModelTrace, iterations: int) -> "SilencingSteps | None":
+    def load(path, trace: ModelTrace, iterations: int, options: dict) -> "SilencingSteps | None":
         """Reads what `save` wrote, if the present run goes on from there.
 
         Args:
           path: the file.
           trace: the traced model.
           iterations: steps the optimizer has done.
+          options: of the present run, as for `save`.
 
         Returns:
           None if there is no file, or the model has not been trained since it was written: then the run that wrote it was
           interrupted before a backup, or this is another one.
 
         Raises:
-          ArgumentError: the file holds something else, or a plan for another model.
+          ArgumentError: the file holds something else, or a plan for another model or of other options.
         """
         path = pathlib.Path(path)
         if not path.exists():
@@ -125,4 +127,13 @@ class SilencingSteps:
             raise ArgumentError(
                 f"state_path '{path}': expected what a MetaPruning of this model wrote, got {error}. Delete the file."
             ) from error
-        return steps if steps.iterations < iterations else None
+        if steps.iterations >= iterations:
+            return None
+        before, now = state.get("options", {}), json.loads(json.dumps(options))
+        differing = [name for name in now if before.get(name) != now[name]]
+        if differing:
+            raise ArgumentError(
+                f"state_path '{path}': expected the plan of a MetaPruning with the same options, got one that differs in "
+                f"{', '.join(differing)}. Delete the file, or give the same options to go on."
+            )
+        return steps

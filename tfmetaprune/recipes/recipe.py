@@ -98,6 +98,8 @@ class Training:
         is_used = bool(self.milestones) == (self.schedule == "milestones")
         _check("milestones", is_used, "some with schedule milestones, and none with another", self.milestones)
         _check("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"0 to {self.epochs - 1}", self.warmup_epochs)
+        is_read = not self.warmup_epochs or self.schedule == "cosine"
+        _check("warmup_epochs", is_read, "0 with another schedule than cosine", self.warmup_epochs)
 
 
 @dataclasses.dataclass(frozen=True)

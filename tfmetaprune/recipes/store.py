@@ -31,6 +31,8 @@ class Store:
             old = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
             if old is not None and not resume:
                 raise ArgumentError(f"Folder '{folder}': expected no run in it, got one. Use --resume to go on, or another folder.")
+            if old is None and any(self.folder.glob("*.json")):
+                raise ArgumentError(f"Folder '{folder}': expected a new folder or that of a run, got one of other results. Take another.")
             identity = json.loads(json.dumps(identity))
             if old is not None and old != identity:
                 keys = ", ".join(key for key in identity if identity[key] != old.get(key))

@@ -82,7 +82,7 @@ def summaries_table(title, rows) -> Table:
 
     Args:
       title: above the table.
-      rows: for each model the dict of a `comparison.ModelSummary`, with "size_bytes" and "gzip_size_bytes" of its file. Layers
+      rows: for each model the dict of a `comparison.ModelSummary`, with "size_bytes" and "gzip_size_bytes" of its file, or None. Layers
         that are equally wide in all models are left out.
 
     Example:
@@ -101,7 +101,7 @@ def summaries_table(title, rows) -> Table:
     for row in rows:
         table.add_column(row["name"], justify="right", overflow="fold")
     for label, key in counts.items():
-        table.add_row(label, *(_compared(row[key], rows[0][key]) for row in rows))
+        table.add_row(label, *(_MISSING if row[key] is None else _compared(row[key], rows[0][key]) for row in rows))
     for key, form in (("loss", "{:.3g}"), ("accuracy", "{:.1%}")):
         if any(row[key] is not None for row in rows):
             table.add_row(key, *(_MISSING if row[key] is None else form.format(row[key]) for row in rows))
@@ -114,7 +114,7 @@ def summaries_table(title, rows) -> Table:
 
 
 def _compared(count, first) -> str:
-    ratio = first / count if count else 1
+    ratio = first / count if first and count else 1
     change = "" if 0.995 < ratio < 1.005 else f" ({ratio:.3g}x less)" if ratio > 1 else f" ({1 / ratio:.3g}x more)"
     return format_count(count) + change
 

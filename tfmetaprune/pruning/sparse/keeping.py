@@ -11,9 +11,10 @@ from tfmetaprune.pruning.sparse.wrapping import planned_kernels
 
 
 def model_of_masks(model, plan: SparsePlan, masks):
-    """Returns a model of the same structure whose weights are 1, or 0 where `masks` has a zero.
+    """Returns a model of the same structure whose weights are 1, or -1 where `masks` has a zero.
 
-    Carried to another Keras it tells which numbers there have to stay zero.
+    Carried to another Keras it tells which numbers there have to stay zero; weights that a model's class makes anew for itself start
+    from other numbers than -1.
 
     Args:
       model: the sparse tf_keras model; it is not modified.
@@ -24,7 +25,7 @@ def model_of_masks(model, plan: SparsePlan, masks):
     for variable in result.weights:
         variable.assign(tf.ones_like(variable))
     for kernel in planned_kernels(result, plan):
-        kernel.variable.assign(masks[kernel.key].astype(kernel.variable.dtype.as_numpy_dtype))
+        kernel.variable.assign(np.where(masks[kernel.key], 1, -1).astype(kernel.variable.dtype.as_numpy_dtype))
     return result
 
 
@@ -40,7 +41,7 @@ def holding_zeros(model, mask_model):
       model: a model of either Keras; changed in place.
       mask_model: of `model_of_masks`, in the same Keras.
     """
-    masks = [np.asarray(mask) != 0 for mask in mask_model.weights]
+    masks = [np.asarray(mask) != -1 for mask in mask_model.weights]
     held = [(variable, mask) for variable, mask in zip(model.weights, masks, strict=True) if not mask.all()]
     owners = [variable._variable if hasattr(variable, "true_dtype") else variable for variable, _ in held]  # mixed precision
     old = [owner._constraint for owner in owners]
