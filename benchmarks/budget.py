@@ -16,7 +16,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from leads import interval
+from leads import family_means, interval
 from rankings import bn_scale, taylor
 from rivals import FIRST_SEED, VARIANTS
 
@@ -37,10 +37,13 @@ FAMILIES = "plain_cnn", "residual_cnn", "separable_cnn", "concat_cnn", "mlp", "v
 EPOCHS, BEFORE = 15, 10  # in all, and those of a training before pruning
 SCRATCH, UNPRUNED = "from scratch", "unpruned, trained on"
 BASE, BASE_BN, OURS_BN = "group_l2", "group_l2, bn", "universal, bn"
-PAIRS = (OURS_BN, BASE_BN), ("the default of prune", "group_l2_fisher"), ("the default of prune", SCRATCH), (SCRATCH, "random")
+DEFAULT = "the default of prune"
+PAIRS = (
+    (OURS_BN, BASE_BN), (DEFAULT, "group_l2_fisher"), (DEFAULT, "random"), (DEFAULT, SCRATCH), (DEFAULT, UNPRUNED), (SCRATCH, "random")
+)  # fmt: skip
 WAYS = {  # arguments of `prune`; the criteria that it lacks are made for each network
     BASE: {"criterion": "group_l2", "metanetwork": None},
-    "the default of prune": {},
+    DEFAULT: {},
     "fisher": {"criterion": "fisher", "metanetwork": None},
     "group_l2_fisher": {"criterion": "group_l2_fisher", "metanetwork": None},
     "taylor": {"criterion": taylor, "metanetwork": None},
@@ -105,7 +108,8 @@ def report(lines, names, sizes, options, command) -> str:
         cells += [f"{test[way][[net.startswith(family + '-') for net in nets]].mean():.1f}" for family in families]
         rows.append(f"| {way} | {' | '.join(cells)} | {np.median([found[net, way]['seconds'] for net in nets]):.0f} |")
     pairs = [
-        f"{ours} minus {theirs}: {interval(test[ours] - test[theirs])}."
+        f"{ours} minus {theirs}: {interval(test[ours] - test[theirs])}, each family counted once "
+        f"{interval(family_means([net.partition('-')[0] for net in nets], test[ours] - test[theirs])[1])}."
         for ours, theirs in PAIRS if nets and ours in test and theirs in test
     ]  # fmt: skip
     return "\n".join([

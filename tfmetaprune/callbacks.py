@@ -66,7 +66,8 @@ class MetaPruning(keras.callbacks.Callback):
       report: what happened, a dict that `json.dumps` accepts; grows while `fit` runs.
 
     Raises:
-      ArgumentError: an argument has a value that cannot be used; in `fit`: the callback was used before.
+      ArgumentError: an argument has a value that cannot be used; in `fit`: the callback was used before, or the file at
+        `state_path` has a plan that other options made.
       UnsupportedModelError: in `fit`: the model cannot be traced or rebuilt.
       DataError: in `fit`: the data do not fit the model.
       NothingToPruneError: in `fit`, before the first step: no channel can go, or the speed-up is out of reach.

@@ -88,7 +88,8 @@ def meta_train_on_zoo(
       The card, a JSON-able dict; None on workers other than the chief.
 
     Raises:
-      ArgumentError: the zoo has no data models for this, or no searches for the objective "searched", or there is no such repair.
+      ArgumentError: the zoo has no data models for this, or no searches for the objective "searched", or there is no such repair, or
+        the results would be written over the zoo's or the training's own files.
     """
     check_repair(validation_repair)
     if pathlib.Path(out).resolve() == pathlib.Path(zoo).resolve():
