@@ -20,6 +20,7 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from leads import interval
 
 from tfmetaprune._keras import keras, tf
 from tfmetaprune.data import load
@@ -29,7 +30,7 @@ from tfmetaprune.metatrain.data_models import BATCH_SIZE, ORDER_SEED, make_data_
 from tfmetaprune.metatrain.families import DEFAULT_FAMILIES
 from tfmetaprune.metatrain.mixed import split_zoo
 from tfmetaprune.metatrain.prepared import prepare_data_models
-from tfmetaprune.metatrain.select import SPEEDUPS, accuracies, area, generated, load_judges, paired
+from tfmetaprune.metatrain.select import SPEEDUPS, accuracies, area, generated, load_judges
 from tfmetaprune.metatrain.trainer import MetaTrainer, MetaTraining
 from tfmetaprune.metatrain.zoo import append_line
 
@@ -235,10 +236,7 @@ def _table(lines) -> list[str]:
     table = [f"| case | {' | '.join(columns)} | minus `{WHOLE}` | parameters |", f"|---|{'---|' * (len(columns) + 2)}"]
     for name in (None, *(name for name in CASES if name in rows)):
         cells = [f"{100 * value:.1f}" for value in rows[name].mean(0)]
-        found, difference = paired(rows[name][:, -1] - rows[WHOLE][:, -1]), ""
-        if name != WHOLE:
-            low, high = found["interval"]
-            difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        difference = "" if name == WHOLE else interval(100 * (rows[name][:, -1] - rows[WHOLE][:, -1]))
         parameters = f"{lines[name]['parameters']:,}" if name else ""
         table.append(f"| {name or 'untrained'} | {' | '.join(cells)} | {difference} | {parameters} |")
     return table

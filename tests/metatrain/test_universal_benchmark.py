@@ -319,4 +319,4 @@ def test_networks_of_another_machine_have_a_table_of_their_own(tmp_path):
     assert bench.zoos() == ["here", "there"]  # of a third one there is nothing to compare with
     first, second = bench.report("python benchmarks/ablations.py", ["hidden_8"]).split("Other cases, on networks that another machine")
     assert "trained for 1000 steps on 3 networks" in first and "| untrained | 40.0 |" in first and "| whole | 80.0 |" in first
-    assert "| hidden_8 | 70.0 |" in second and "| +10.0 [+10.0, +10.0] | 9 |" in second and "| hidden_8 |" not in first
+    assert "| hidden_8 | 70.0 |" in second and "| +10.0 (+10.0, +10.0) | 9 |" in second and "| hidden_8 |" not in first
