@@ -115,8 +115,8 @@ def report(folder, command) -> str:
         "The leads of the other pages once more, in points of accuracy on the test split, without fine-tuning; the words are those of "
         "[the table of `universal`](universal.md). The interval of the column *over networks* tells of further networks of the same "
         "families. In *over families* each family counts once, by the mean over its networks, and the interval (Student's t over "
-        "families) tells of further families, if these are thought of as drawn from all there are; with six or seven it is wide. The "
-        "columns of the speed-ups are means over networks.", "",
+        "families) tells of further families, if these are thought of as drawn from all there are; with six or seven it is wide. Behind "
+        "each interval, in round brackets, stands how many there are. The columns of the speed-ups are means over networks.", "",
     ]  # fmt: skip
     speedups = " | ".join(f"{speedup:g}x" for speedup in SPEEDUPS)
     for title, leads in LEADS.items():
